@@ -1,0 +1,426 @@
+//! The event: what one SQS message says.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::indicator::{self, Indicator, Role};
+use crate::json::{Object, Value};
+use crate::severity::Severity;
+use crate::version;
+
+/// Version of the event's form.
+pub const SCHEMA_VERSION: &str = "1.0";
+/// `source` of every event.
+pub const SOURCE: &str = "aws_security_hub";
+
+/// What an event says that the finding does not: where and when it was read.
+#[derive(Clone, Copy, Debug)]
+pub struct Observed<'a> {
+    /// The region that was polled, such as `us-east-1`
+    pub region: &'a str,
+    /// When the finding was read, RFC 3339 in UTC
+    pub at: &'a str,
+}
+
+/// A finding version as an `AiSOC` event. A member that the finding lacks, or holds as another type, is `None`.
+#[derive(Debug, Serialize)]
+pub struct Event<'a> {
+    /// [`SCHEMA_VERSION`]
+    pub schema_version: &'static str,
+    /// The same for every delivery of one finding version, and for no other: 64 hexadecimal digits
+    pub event_id: String,
+    /// [`SOURCE`]
+    pub source: &'static str,
+    /// `Id`
+    pub external_id: Option<Cow<'a, str>>,
+    /// `Title`
+    pub title: Option<Cow<'a, str>>,
+    /// `Description`
+    pub description: Option<Cow<'a, str>>,
+    /// See [`Severity`]
+    pub severity: Severity,
+    /// `Types`
+    pub types: Option<Vec<Cow<'a, str>>>,
+    /// `ProductName`
+    pub product_name: Option<Cow<'a, str>>,
+    /// `ProductArn`
+    pub product_arn: Option<Cow<'a, str>>,
+    /// `GeneratorId`
+    pub generator_id: Option<Cow<'a, str>>,
+    /// `AwsAccountId`
+    pub aws_account_id: Option<Cow<'a, str>>,
+    /// `Region`, else the region polled
+    pub aws_region: Cow<'a, str>,
+    /// `Compliance.Status`
+    pub compliance_status: Option<Cow<'a, str>>,
+    /// `Workflow.Status`
+    pub workflow_status: Option<Cow<'a, str>>,
+    /// `RecordState`
+    pub record_state: Option<Cow<'a, str>>,
+    /// `Resources`
+    pub resources: Option<Vec<Resource<'a>>>,
+    /// The first remote address of `indicators`: the one an analyst would block
+    pub src_ip: Option<std::net::IpAddr>,
+    /// The addresses in the finding
+    pub indicators: Vec<Indicator>,
+    /// `CreatedAt`, as given
+    pub created_at: Option<Cow<'a, str>>,
+    /// `UpdatedAt`, as given: the finding provider's clock
+    pub updated_at: Option<Cow<'a, str>>,
+    /// `FirstObservedAt`, as given
+    pub first_observed_at: Option<Cow<'a, str>>,
+    /// `LastObservedAt`, as given
+    pub last_observed_at: Option<Cow<'a, str>>,
+    /// When the connector read the finding: our clock, RFC 3339 in UTC
+    pub ingested_at: &'a str,
+    /// The finding as Security Hub sent it
+    pub raw_event: &'a RawValue,
+}
+
+/// An element of `Resources`.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Resource<'a> {
+    /// `Id`
+    pub id: Option<Cow<'a, str>>,
+    /// `Type`
+    #[serde(rename = "type")]
+    pub kind: Option<Cow<'a, str>>,
+    /// `Region`
+    pub region: Option<Cow<'a, str>>,
+}
+
+impl<'a> Event<'a> {
+    /// Reads what can be read. Takes any JSON value.
+    #[must_use]
+    pub fn from_finding(raw: &'a RawValue, observed: Observed<'a>) -> Self {
+        let text = Value::new(raw);
+        let finding = text.as_object();
+        let aws_region = finding
+            .str("Region")
+            .filter(|region| !region.is_empty())
+            .unwrap_or(Cow::Borrowed(observed.region));
+        let indicators = indicator::of(&finding);
+        Self {
+            schema_version: SCHEMA_VERSION,
+            event_id: version::event_id(text, &finding, &aws_region),
+            source: SOURCE,
+            external_id: finding.str("Id"),
+            title: finding.str("Title"),
+            description: finding.str("Description"),
+            severity: Severity::of(&finding),
+            types: strings(&finding, "Types"),
+            product_name: finding.str("ProductName"),
+            product_arn: finding.str("ProductArn"),
+            generator_id: finding.str("GeneratorId"),
+            aws_account_id: finding.str("AwsAccountId"),
+            aws_region,
+            compliance_status: finding.object("Compliance").str("Status"),
+            workflow_status: finding.object("Workflow").str("Status"),
+            record_state: finding.str("RecordState"),
+            resources: resources(&finding),
+            src_ip: indicators
+                .iter()
+                .find(|indicator| indicator.role == Role::Remote)
+                .map(|indicator| indicator.value),
+            indicators,
+            created_at: finding.str("CreatedAt"),
+            updated_at: finding.str("UpdatedAt"),
+            first_observed_at: finding.str("FirstObservedAt"),
+            last_observed_at: finding.str("LastObservedAt"),
+            ingested_at: observed.at,
+            raw_event: raw,
+        }
+    }
+
+    /// The message body.
+    ///
+    /// SQS takes only the characters of XML 1.0 (`SendMessage` in the SQS API reference). JSON has escaped all the
+    /// others already but U+FFFE and U+FFFF, which a finding may hold unescaped: they leave as `\ufffe` and `\uffff`,
+    /// which any JSON parser reads as the same characters.
+    ///
+    /// # Errors
+    /// None that is known: the members are strings, numbers and lists of them.
+    pub fn to_body(&self) -> Result<String, serde_json::Error> {
+        let body = serde_json::to_string(self)?;
+        Ok(if body.contains(['\u{fffe}', '\u{ffff}']) {
+            body.replace('\u{fffe}', "\\ufffe")
+                .replace('\u{ffff}', "\\uffff")
+        } else {
+            body
+        })
+    }
+
+    /// The SQS message attributes, each of type `String`. One that would be empty, or holds a character SQS refuses,
+    /// is left out: an attribute cannot be escaped, and the body has the value.
+    #[must_use]
+    pub fn attributes(&self) -> Vec<(&'static str, String)> {
+        [
+            ("source", Some(self.source)),
+            ("severity", Some(self.severity.as_str())),
+            ("event_id", Some(self.event_id.as_str())),
+            ("aws_account_id", self.aws_account_id.as_deref()),
+            ("aws_region", Some(self.aws_region.as_ref())),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| {
+            let value = value.filter(|v| !v.is_empty() && v.chars().all(is_sqs_character))?;
+            Some((name, value.to_owned()))
+        })
+        .collect()
+    }
+}
+
+/// `#x9 | #xA | #xD | [#x20-#xD7FF] | [#xE000-#xFFFD] | [#x10000-#x10FFFF]`
+fn is_sqs_character(c: char) -> bool {
+    matches!(c, '\t' | '\n' | '\r' | '\u{20}'..='\u{fffd}' | '\u{10000}'..)
+}
+
+fn strings<'a>(finding: &Object<'a>, name: &str) -> Option<Vec<Cow<'a, str>>> {
+    let elements = finding.array(name)?;
+    Some(elements.into_iter().filter_map(Value::as_str).collect())
+}
+
+fn resources<'a>(finding: &Object<'a>) -> Option<Vec<Resource<'a>>> {
+    let elements = finding.array("Resources")?;
+    Some(
+        elements
+            .into_iter()
+            .map(|element| {
+                let resource = element.as_object();
+                Resource {
+                    id: resource.str("Id"),
+                    kind: resource.str("Type"),
+                    region: resource.str("Region"),
+                }
+            })
+            .collect(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+
+    const OBSERVED: Observed<'static> = Observed {
+        region: "us-east-1",
+        at: "2026-11-23T10:00:00Z",
+    };
+
+    fn body(finding: &str) -> String {
+        let raw: &RawValue = serde_json::from_str(finding).unwrap();
+        Event::from_finding(raw, OBSERVED).to_body().unwrap()
+    }
+
+    fn event(finding: &str) -> Json {
+        serde_json::from_str(&body(finding)).unwrap()
+    }
+
+    /// `raw_event` as it stands in the body.
+    fn raw_event(body: &str) -> String {
+        #[derive(serde::Deserialize)]
+        struct Body {
+            raw_event: Box<RawValue>,
+        }
+        serde_json::from_str::<Body>(body)
+            .unwrap()
+            .raw_event
+            .get()
+            .to_owned()
+    }
+
+    #[test]
+    fn every_member_comes_from_its_asff_member() {
+        let finding = r#"{"SchemaVersion":"2018-10-08","Id":"finding-1","ProductArn":"arn:aws:securityhub:eu-west-1::product/aws/guardduty",
+            "ProductName":"GuardDuty","GeneratorId":"generator","AwsAccountId":"111122223333","Region":"eu-west-1",
+            "Types":["TTPs/Initial Access"],"Title":"title","Description":"description","Severity":{"Label":"CRITICAL"},
+            "Compliance":{"Status":"FAILED"},"Workflow":{"Status":"NEW"},"RecordState":"ACTIVE",
+            "Resources":[{"Type":"AwsEc2Instance","Id":"i-1","Region":"eu-west-1","Partition":"aws"}],
+            "Action":{"NetworkConnectionAction":{"ConnectionDirection":"INBOUND","RemoteIpDetails":{"IpAddressV4":"203.0.113.7"}}},
+            "CreatedAt":"2026-11-01T00:00:00.000Z","UpdatedAt":"2026-11-02T00:00:00+01:00",
+            "FirstObservedAt":"2026-11-01T00:00:01Z","LastObservedAt":"2026-11-01T00:00:02Z"}"#;
+        let mut event = event(finding);
+        let id = event["event_id"].take();
+        assert_eq!(id.as_str().unwrap().len(), 64);
+        assert_eq!(
+            event,
+            json!({
+                "schema_version": "1.0", "event_id": null, "source": "aws_security_hub", "external_id": "finding-1",
+                "title": "title", "description": "description", "severity": "high", "types": ["TTPs/Initial Access"],
+                "product_name": "GuardDuty", "product_arn": "arn:aws:securityhub:eu-west-1::product/aws/guardduty",
+                "generator_id": "generator", "aws_account_id": "111122223333", "aws_region": "eu-west-1",
+                "compliance_status": "FAILED", "workflow_status": "NEW", "record_state": "ACTIVE",
+                "resources": [{"id": "i-1", "type": "AwsEc2Instance", "region": "eu-west-1"}],
+                "src_ip": "203.0.113.7",
+                "indicators": [{"type": "ipv4", "value": "203.0.113.7", "role": "remote", "direction": "INBOUND",
+                                "path": "Action.NetworkConnectionAction.RemoteIpDetails.IpAddressV4"}],
+                "created_at": "2026-11-01T00:00:00.000Z", "updated_at": "2026-11-02T00:00:00+01:00",
+                "first_observed_at": "2026-11-01T00:00:01Z", "last_observed_at": "2026-11-01T00:00:02Z",
+                "ingested_at": "2026-11-23T10:00:00Z",
+                "raw_event": serde_json::from_str::<Json>(finding).unwrap(),
+            })
+        );
+    }
+
+    #[test]
+    fn what_is_absent_or_of_the_wrong_type_is_null_and_the_rest_stands() {
+        for finding in [
+            r#"{"Title":"kept"}"#,
+            r#"{"Title":"kept","Id":1,"Types":"x","Resources":{},"Severity":[],"Workflow":"NEW","UpdatedAt":0,"Region":7,"AwsAccountId":{}}"#,
+        ] {
+            let event = event(finding);
+            for (name, value) in event.as_object().unwrap() {
+                let expected = match name.as_str() {
+                    "schema_version" | "event_id" | "source" | "ingested_at" | "raw_event" => {
+                        continue;
+                    }
+                    "title" => json!("kept"),
+                    "severity" => json!("info"),
+                    "aws_region" => json!("us-east-1"),
+                    "indicators" => json!([]),
+                    _ => Json::Null,
+                };
+                assert_eq!(*value, expected, "{name} of {finding}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_json_value_gives_an_event() {
+        for finding in [
+            "null",
+            "7",
+            "\"x\"",
+            "[]",
+            "{}",
+            "true",
+            "[{}]",
+            "{\"Resources\":[1,null]}",
+        ] {
+            assert_eq!(raw_event(&body(finding)), finding);
+        }
+        assert_eq!(
+            event("{\"Resources\":[1]}")["resources"],
+            json!([{"id": null, "type": null, "region": null}])
+        );
+    }
+
+    #[test]
+    fn raw_event_keeps_numbers_order_unknown_members_and_white_space() {
+        let finding = "{ \"z\" : 1.10, \"a\":1e2,\n\t\"n\":12345678901234567890123, \"Id\":\"\\u0041\", \"Id\":\"\\/\" }";
+        assert_eq!(raw_event(&body(finding)), finding);
+    }
+
+    #[test]
+    fn characters_that_sqs_refuses_travel_escaped() {
+        let finding =
+            "{\"Title\":\"a\u{ffff}b\u{fffe}c\\u0000\u{7f}\u{1f512}\",\"\u{ffff}\":\"\\uffff\"}";
+        let body = body(finding);
+        assert!(body.chars().all(is_sqs_character));
+        let event: Json = serde_json::from_str(&body).unwrap();
+        assert_eq!(event["title"], "a\u{ffff}b\u{fffe}c\0\u{7f}\u{1f512}");
+        assert_eq!(
+            event["raw_event"],
+            serde_json::from_str::<Json>(finding).unwrap()
+        );
+    }
+
+    #[test]
+    fn a_description_of_240_kb_is_carried_whole() {
+        let description = "d".repeat(240 * 1024);
+        let event = event(&format!(r#"{{"Description":"{description}"}}"#));
+        assert_eq!(event["description"], description);
+        assert_eq!(event["raw_event"]["Description"], description);
+    }
+
+    #[test]
+    fn attributes_leave_out_what_sqs_would_refuse() {
+        let names = |finding: &str| -> Vec<&'static str> {
+            let raw: &RawValue = serde_json::from_str(finding).unwrap();
+            Event::from_finding(raw, OBSERVED)
+                .attributes()
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect()
+        };
+        assert_eq!(
+            names(r#"{"AwsAccountId":"111122223333"}"#),
+            [
+                "source",
+                "severity",
+                "event_id",
+                "aws_account_id",
+                "aws_region"
+            ]
+        );
+        for finding in [
+            "{}",
+            r#"{"AwsAccountId":""}"#,
+            r#"{"AwsAccountId":"\u0001"}"#,
+            r#"{"AwsAccountId":"\uffff"}"#,
+        ] {
+            assert_eq!(
+                names(finding),
+                ["source", "severity", "event_id", "aws_region"],
+                "{finding}"
+            );
+        }
+    }
+
+    fn any_json() -> impl Strategy<Value = String> {
+        let member = prop_oneof![
+            Just("Id".to_owned()),
+            Just("UpdatedAt".to_owned()),
+            Just("Severity".to_owned()),
+            Just("Label".to_owned()),
+            Just("Resources".to_owned()),
+            Just("Network".to_owned()),
+            Just("Action".to_owned()),
+            Just("ProductFields".to_owned()),
+            any::<String>(),
+        ];
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            Just("1.10".to_owned()),
+            Just("-1e-7".to_owned()),
+            Just("98765432109876543210".to_owned()),
+            any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap()),
+        ];
+        leaf.prop_recursive(4, 64, 8, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5)
+                    .prop_map(|list| format!("[{}]", list.join(" ,"))),
+                prop::collection::vec((member.clone(), inner), 0..8).prop_map(|members| {
+                    let members: Vec<_> = members
+                        .into_iter()
+                        .map(|(name, value)| {
+                            format!("{}: {value}", serde_json::to_string(&name).unwrap())
+                        })
+                        .collect();
+                    format!("{{{}}}", members.join(","))
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn raw_event_is_the_finding_to_the_letter(finding in any_json()) {
+            let body = body(&finding);
+            prop_assert!(body.chars().all(is_sqs_character));
+            let escaped = finding.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff");
+            prop_assert_eq!(raw_event(&body), escaped);
+        }
+
+        #[test]
+        fn ids_do_not_depend_on_when_the_finding_was_read(finding in any_json()) {
+            let raw: &RawValue = serde_json::from_str(&finding).unwrap();
+            let later = Observed { at: "2030-01-01T00:00:00Z", ..OBSERVED };
+            prop_assert_eq!(Event::from_finding(raw, OBSERVED).event_id, Event::from_finding(raw, later).event_id);
+        }
+    }
+}

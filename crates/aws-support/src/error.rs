@@ -1,0 +1,268 @@
+//! What an SDK error means: which call it was, what AWS said, and whether a retry can help.
+
+use std::fmt;
+
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::display::DisplayErrorContext;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+
+use crate::deadline::{Deadline, OutOfTime};
+
+/// What kind of failure it is. Matched without `_`, so that a new kind is decided everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// AWS asked for fewer requests
+    Throttled,
+    /// No answer, or one that says the service is at fault (HTTP 5xx): a time-out, a dropped connection, no route
+    Unreachable,
+    /// The credentials ran out; the next attempt gets fresh ones
+    ExpiredCredentials,
+    /// The invocation was about to end
+    OutOfTime,
+    /// The caller may not do this
+    AccessDenied,
+    /// AWS refused the request itself
+    Rejected,
+}
+
+/// A failed AWS call.
+#[derive(Clone, Debug)]
+pub struct AwsError {
+    /// The IAM action of the call, such as `securityhub:GetFindings`
+    pub action: &'static str,
+    /// What kind of failure it is
+    pub kind: ErrorKind,
+    /// The error code AWS gave, such as `InvalidGroup.NotFound`
+    pub code: Option<String>,
+    /// What AWS said, or what stood in the way of asking
+    pub message: String,
+    /// AWS's id of the request, for a support case
+    pub request_id: Option<String>,
+}
+
+impl fmt::Display for AwsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} failed", self.action)?;
+        if let Some(code) = &self.code {
+            write!(f, " with {code}")?;
+        }
+        write!(f, ": {}", self.message)?;
+        if let Some(id) = &self.request_id {
+            write!(f, " (request {id})")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for AwsError {}
+
+impl AwsError {
+    /// Whether the same call may succeed later without anyone changing anything.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self.kind {
+            ErrorKind::Throttled
+            | ErrorKind::Unreachable
+            | ErrorKind::ExpiredCredentials
+            | ErrorKind::OutOfTime => true,
+            ErrorKind::AccessDenied | ErrorKind::Rejected => false,
+        }
+    }
+
+    /// Whether AWS answered with this code.
+    #[must_use]
+    pub fn has_code(&self, code: &str) -> bool {
+        self.code.as_deref() == Some(code)
+    }
+
+    /// The call was given up because the invocation was about to end.
+    #[must_use]
+    pub fn out_of_time(action: &'static str) -> Self {
+        Self {
+            action,
+            kind: ErrorKind::OutOfTime,
+            code: None,
+            message: OutOfTime.to_string(),
+            request_id: None,
+        }
+    }
+
+    /// Reads what the SDK says of the failed call.
+    pub fn from_sdk<E>(action: &'static str, error: &SdkError<E, HttpResponse>) -> Self
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let meta = error.as_service_error().map(ProvideErrorMetadata::meta);
+        let code = meta.and_then(|meta| meta.code()).map(str::to_owned);
+        let status = error
+            .raw_response()
+            .map(|response| response.status().as_u16());
+        Self {
+            action,
+            kind: kind_of(code.as_deref(), status),
+            message: meta
+                .and_then(|meta| meta.message())
+                .map_or_else(|| DisplayErrorContext(error).to_string(), str::to_owned),
+            request_id: meta
+                .and_then(|meta| meta.extra("aws_request_id"))
+                .map(str::to_owned),
+            code,
+        }
+    }
+}
+
+/// The codes are those of "Common error types" in the services' API references, "Error codes for the Amazon EC2 API",
+/// and what the SDK itself retries (`aws_runtime::retries::classifiers`).
+fn kind_of(code: Option<&str>, status: Option<u16>) -> ErrorKind {
+    match (code, status) {
+        (
+            Some(
+                "Throttling"
+                | "ThrottlingException"
+                | "ThrottledException"
+                | "RequestThrottledException"
+                | "RequestThrottled"
+                | "TooManyRequestsException"
+                | "LimitExceededException"
+                | "RequestLimitExceeded"
+                | "BandwidthLimitExceeded"
+                | "SlowDown"
+                | "PriorRequestNotComplete"
+                | "EC2ThrottledException"
+                | "KMS.ThrottlingException"
+                | "KmsThrottled",
+            ),
+            _,
+        )
+        | (_, Some(429)) => ErrorKind::Throttled,
+        (
+            Some(
+                "ExpiredToken"
+                | "ExpiredTokenException"
+                | "RequestExpired"
+                | "TokenRefreshRequired",
+            ),
+            _,
+        ) => ErrorKind::ExpiredCredentials,
+        (
+            Some(
+                "AccessDenied"
+                | "AccessDeniedException"
+                | "UnauthorizedOperation"
+                | "UnauthorizedAccess"
+                | "NotAuthorized"
+                | "AuthFailure"
+                | "OptInRequired"
+                | "Blocked"
+                | "PendingVerification"
+                | "UnrecognizedClientException"
+                | "InvalidClientTokenId"
+                | "InvalidAccessKeyId"
+                | "MissingAuthenticationToken"
+                | "MissingAuthenticationTokenException"
+                | "IncompleteSignature"
+                | "SignatureDoesNotMatch"
+                | "InvalidSignatureException"
+                | "KMS.AccessDeniedException"
+                | "KmsAccessDenied",
+            ),
+            _,
+        ) => ErrorKind::AccessDenied,
+        (
+            Some(
+                "InternalError"
+                | "InternalFailure"
+                | "InternalException"
+                | "InternalServerError"
+                | "ServiceUnavailable"
+                | "ServiceUnavailableException"
+                | "Unavailable"
+                | "RequestTimeout"
+                | "RequestTimeoutException",
+            ),
+            _,
+        )
+        | (_, Some(500..)) => ErrorKind::Unreachable,
+        (Some(_), _) | (None, Some(400..)) => ErrorKind::Rejected,
+        // No answer, or a good status whose body could not be read.
+        (None, _) => ErrorKind::Unreachable,
+    }
+}
+
+/// Makes one AWS call within the deadline. The SDK's own retries happen inside it.
+///
+/// # Errors
+/// [`AwsError`], of kind [`ErrorKind::OutOfTime`] where the deadline came first.
+pub async fn call<T, E>(
+    action: &'static str,
+    deadline: &Deadline,
+    request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+) -> Result<T, AwsError>
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    match deadline.bound(request).await {
+        Ok(answer) => answer.map_err(|error| AwsError::from_sdk(action, &error)),
+        Err(OutOfTime) => Err(AwsError::out_of_time(action)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_and_statuses_have_their_kind() {
+        use ErrorKind::{AccessDenied, ExpiredCredentials, Rejected, Throttled, Unreachable};
+        for (code, status, kind) in [
+            (Some("ThrottlingException"), Some(400), Throttled),
+            (Some("RequestLimitExceeded"), Some(503), Throttled),
+            (Some("SomethingNew"), Some(429), Throttled),
+            (Some("ExpiredTokenException"), Some(403), ExpiredCredentials),
+            (Some("UnauthorizedOperation"), Some(403), AccessDenied),
+            (Some("AccessDeniedException"), Some(400), AccessDenied),
+            (Some("UnrecognizedClientException"), Some(403), AccessDenied),
+            (Some("InternalException"), Some(500), Unreachable),
+            (Some("SomethingNew"), Some(500), Unreachable),
+            (None, Some(503), Unreachable),
+            (None, Some(200), Unreachable),
+            (None, None, Unreachable),
+            (Some("InvalidGroup.NotFound"), Some(400), Rejected),
+            (None, Some(404), Rejected),
+        ] {
+            assert_eq!(kind_of(code, status), kind, "{code:?} {status:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_someone_must_change_is_final() {
+        let retryable = |kind| {
+            AwsError {
+                kind,
+                ..AwsError::out_of_time("a:B")
+            }
+            .is_retryable()
+        };
+        assert!(retryable(ErrorKind::Throttled));
+        assert!(retryable(ErrorKind::Unreachable));
+        assert!(retryable(ErrorKind::ExpiredCredentials));
+        assert!(retryable(ErrorKind::OutOfTime));
+        assert!(!retryable(ErrorKind::AccessDenied));
+        assert!(!retryable(ErrorKind::Rejected));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_does_not_outlive_the_deadline() {
+        let deadline = Deadline::after(std::time::Duration::from_secs(3));
+        let never = std::future::pending::<
+            Result<(), SdkError<aws_smithy_types::error::metadata::ErrorMetadata, HttpResponse>>,
+        >();
+        let error = call("sqs:SendMessage", &deadline, never).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::OutOfTime);
+        assert_eq!(
+            error.to_string(),
+            "sqs:SendMessage failed: the invocation is about to end"
+        );
+    }
+}

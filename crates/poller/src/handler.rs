@@ -1,0 +1,464 @@
+//! One invocation: input in, report out.
+
+use futures::future::join_all;
+use lambda_runtime::Diagnostic;
+use serde_json::Value;
+
+use aws_support::Deadline;
+
+use crate::config::Config;
+use crate::deliver::EventSink;
+use crate::input::Mode;
+use crate::poll::{Clock, poll_region};
+use crate::query::Query;
+use crate::report::{ConnectionReport, PollReport, RegionConnection, RegionError};
+use crate::security_hub::FindingSource;
+
+/// The function, with what it works on.
+#[derive(Debug)]
+pub struct Poller<F, S, C> {
+    /// Settings
+    pub config: Config,
+    /// Where findings come from
+    pub source: F,
+    /// Where events go
+    pub sink: S,
+    /// The time
+    pub clock: C,
+}
+
+impl<F: FindingSource, S: EventSink, C: Clock> Poller<F, S, C> {
+    /// Does what the input asks for, all regions side by side.
+    ///
+    /// # Errors
+    /// `InvalidInput` where the input asks for nothing the poller does: nothing has been polled. `PollFailed` where a
+    /// region failed, after all of them are done; the whole report is in the log.
+    pub async fn handle(&self, input: &Value, deadline: &Deadline) -> Result<Value, Diagnostic> {
+        let mode =
+            Mode::from_input(input).map_err(|error| failure("InvalidInput", error.to_string()))?;
+        let query = match mode {
+            Mode::TestConnection => return answer(&self.test_connection(deadline).await),
+            Mode::Incremental | Mode::Reconcile => Query::all(),
+            Mode::Backfill { start, end } => Query::updated_between(start, end),
+        };
+        let polls = self.config.regions.iter().map(|region| {
+            poll_region(
+                &self.source,
+                &self.sink,
+                &self.clock,
+                region,
+                &query,
+                deadline,
+            )
+        });
+        let regions = join_all(polls).await;
+        let report = PollReport {
+            mode: mode.name(),
+            complete: regions.iter().all(|region| region.complete),
+            events_sent: regions.iter().map(|region| region.events_sent).sum(),
+            regions,
+        };
+        let failed: Vec<String> = report
+            .regions
+            .iter()
+            .filter_map(|region| {
+                let error = region.error.as_ref()?;
+                Some(format!("{} ({})", region.region, error.code.as_str()))
+            })
+            .collect();
+        let whole = answer(&report)?;
+        if failed.is_empty() {
+            tracing::info!(report = %whole, "poll done");
+            return Ok(whole);
+        }
+        tracing::error!(report = %whole, "poll failed");
+        Err(failure(
+            "PollFailed",
+            format!(
+                "{} of {} regions failed: {}; the log has the report",
+                failed.len(),
+                report.regions.len(),
+                failed.join(", ")
+            ),
+        ))
+    }
+
+    async fn test_connection(&self, deadline: &Deadline) -> ConnectionReport {
+        let query = Query::probe();
+        let tests = self.config.regions.iter().map(async |region| {
+            let error = match self.source.page(region, &query, None, deadline).await {
+                Ok(_) => None,
+                Err(error) => RegionError::of_call(&error, region)
+                    .or_else(|| Some(RegionError::no_answer_in_time(&error))),
+            };
+            RegionConnection {
+                region: region.clone(),
+                success: error.is_none(),
+                error,
+            }
+        });
+        let regions = join_all(tests).await;
+        let report = ConnectionReport {
+            success: regions.iter().all(|region| region.success),
+            connector: asff::event::SOURCE,
+            capabilities: ["PULL_ALERTS", "BLOCK_IP", "ALLOW_IP"],
+            regions,
+        };
+        tracing::info!(success = report.success, "connection tested");
+        report
+    }
+}
+
+fn answer(report: &impl serde::Serialize) -> Result<Value, Diagnostic> {
+    serde_json::to_value(report).map_err(|error| failure("Internal", error.to_string()))
+}
+
+fn failure(error_type: &str, error_message: String) -> Diagnostic {
+    Diagnostic {
+        error_type: error_type.to_owned(),
+        error_message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::HashMap;
+    use std::time::Duration;
+
+    use aws_names::Region;
+    use aws_support::{AwsError, ErrorKind};
+    use jiff::Timestamp;
+    use serde_json::json;
+
+    use super::*;
+    use crate::deliver::{EntryOutcome, Message};
+    use crate::report::{GET_FINDINGS, SEND_MESSAGE};
+
+    /// Pages a region, or an error in place of one; calls are recorded as (region, page size, token).
+    #[derive(Default)]
+    struct Hub {
+        pages: HashMap<&'static str, Vec<Result<String, AwsError>>>,
+        calls: RefCell<Vec<(String, Query, Option<String>)>>,
+    }
+
+    impl FindingSource for Hub {
+        async fn page(
+            &self,
+            region: &Region,
+            query: &Query,
+            token: Option<&str>,
+            _: &Deadline,
+        ) -> Result<String, AwsError> {
+            self.calls.borrow_mut().push((
+                region.to_string(),
+                query.clone(),
+                token.map(str::to_owned),
+            ));
+            let index = token.map_or(0, |token| token.parse::<usize>().unwrap());
+            self.pages[region.as_str()][index].clone()
+        }
+    }
+
+    #[derive(Default)]
+    struct Queue {
+        bodies: RefCell<Vec<Value>>,
+        refuse: Option<&'static str>,
+        error: Option<AwsError>,
+    }
+
+    impl EventSink for Queue {
+        async fn send(
+            &self,
+            batch: &[&Message],
+            _: &Deadline,
+        ) -> Result<Vec<EntryOutcome>, AwsError> {
+            if let Some(error) = &self.error {
+                return Err(error.clone());
+            }
+            Ok(batch
+                .iter()
+                .map(|message| {
+                    if message.finding_id.as_deref() == self.refuse && self.refuse.is_some() {
+                        return EntryOutcome::Failed {
+                            code: "InvalidMessageContents".to_owned(),
+                            message: "no".to_owned(),
+                            sender_fault: true,
+                        };
+                    }
+                    self.bodies
+                        .borrow_mut()
+                        .push(serde_json::from_str(&message.body).unwrap());
+                    EntryOutcome::Confirmed
+                })
+                .collect())
+        }
+    }
+
+    struct At(&'static str);
+
+    impl Clock for At {
+        fn now(&self) -> Timestamp {
+            self.0.parse().unwrap()
+        }
+    }
+
+    fn poller(regions: &[&str], hub: Hub, queue: Queue) -> Poller<Hub, Queue, At> {
+        Poller {
+            config: Config {
+                findings_queue_url: String::new(),
+                regions: regions.iter().map(|r| r.parse().unwrap()).collect(),
+            },
+            source: hub,
+            sink: queue,
+            clock: At("2026-11-23T10:00:00Z"),
+        }
+    }
+
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "it stands beside errors in the lists of pages"
+    )]
+    fn page(ids: &[&str], token: Option<&str>) -> Result<String, AwsError> {
+        let findings: Vec<_> = ids.iter().map(|id| json!({"Id": id})).collect();
+        Ok(json!({"Findings": findings, "NextToken": token}).to_string())
+    }
+
+    fn error(kind: ErrorKind, code: &str) -> AwsError {
+        AwsError {
+            kind,
+            code: Some(code.to_owned()),
+            ..AwsError::out_of_time(GET_FINDINGS)
+        }
+    }
+
+    async fn run(poller: &Poller<Hub, Queue, At>, input: Value) -> Result<Value, Diagnostic> {
+        poller
+            .handle(&input, &Deadline::after(Duration::from_mins(1)))
+            .await
+    }
+
+    #[tokio::test]
+    async fn every_page_of_every_region_is_delivered() {
+        let hub = Hub {
+            pages: HashMap::from([
+                (
+                    "us-east-1",
+                    vec![
+                        page(&["a", "b"], Some("1")),
+                        page(&[], Some("2")),
+                        page(&["c"], None),
+                    ],
+                ),
+                ("eu-west-1", vec![page(&["d"], None)]),
+            ]),
+            ..Hub::default()
+        };
+        let poller = poller(&["us-east-1", "eu-west-1"], hub, Queue::default());
+        assert_eq!(
+            run(&poller, json!({})).await.unwrap(),
+            json!({"mode": "incremental", "complete": true, "events_sent": 4, "regions": [
+                {"region": "us-east-1", "pages": 3, "findings_seen": 3, "events_sent": 3, "duplicates_skipped": 0,
+                 "updated_through": null, "complete": true},
+                {"region": "eu-west-1", "pages": 1, "findings_seen": 1, "events_sent": 1, "duplicates_skipped": 0,
+                 "updated_through": null, "complete": true},
+            ]})
+        );
+        let mut sent: Vec<_> = poller
+            .sink
+            .bodies
+            .borrow()
+            .iter()
+            .map(|e| {
+                assert_eq!(e["ingested_at"], "2026-11-23T10:00:00.000Z");
+                (
+                    e["external_id"].as_str().unwrap().to_owned(),
+                    e["aws_region"].as_str().unwrap().to_owned(),
+                )
+            })
+            .collect();
+        sent.sort();
+        let expected = [
+            ("a", "us-east-1"),
+            ("b", "us-east-1"),
+            ("c", "us-east-1"),
+            ("d", "eu-west-1"),
+        ];
+        assert_eq!(sent, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+    }
+
+    #[tokio::test]
+    async fn a_region_that_fails_stops_no_other_and_fails_the_invocation() {
+        let hub = Hub {
+            pages: HashMap::from([
+                ("us-east-1", vec![page(&["a"], None)]),
+                (
+                    "eu-west-1",
+                    vec![Err(error(ErrorKind::Rejected, "InvalidAccessException"))],
+                ),
+                ("eu-north-1", vec![Err(error(ErrorKind::Throttled, "T"))]),
+            ]),
+            ..Hub::default()
+        };
+        let poller = poller(
+            &["eu-west-1", "us-east-1", "eu-north-1"],
+            hub,
+            Queue::default(),
+        );
+        let failure = run(&poller, json!({"mode": "reconcile"}))
+            .await
+            .unwrap_err();
+        assert_eq!(failure.error_type, "PollFailed");
+        assert_eq!(
+            failure.error_message,
+            "2 of 3 regions failed: eu-west-1 (not_subscribed), eu-north-1 (throttled); the log has the report"
+        );
+        assert_eq!(poller.sink.bodies.borrow().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_sqs_refuses_costs_no_other_and_is_reported() {
+        let hub = Hub {
+            pages: HashMap::from([(
+                "us-east-1",
+                vec![page(&["a", "bad"], Some("1")), page(&["c"], None)],
+            )]),
+            ..Hub::default()
+        };
+        let queue = Queue {
+            refuse: Some("bad"),
+            ..Queue::default()
+        };
+        let poller = poller(&["us-east-1"], hub, queue);
+        let failure = run(&poller, json!({})).await.unwrap_err();
+        assert!(
+            failure
+                .error_message
+                .contains("us-east-1 (delivery_failed)"),
+            "{}",
+            failure.error_message
+        );
+        assert_eq!(poller.sink.bodies.borrow().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn running_out_of_time_is_no_failure() {
+        let hub = Hub {
+            pages: HashMap::from([(
+                "us-east-1",
+                vec![
+                    page(&["a"], Some("1")),
+                    Err(AwsError::out_of_time(GET_FINDINGS)),
+                ],
+            )]),
+            ..Hub::default()
+        };
+        let poller = poller(&["us-east-1"], hub, Queue::default());
+        let report = run(&poller, json!({})).await.unwrap();
+        assert_eq!(report["complete"], false);
+        assert_eq!(report["events_sent"], 1);
+        assert!(report["regions"][0].get("error").is_none());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_no_page_or_repeats_its_token_is_an_error() {
+        for second in [Ok("<html>".to_owned()), page(&["b"], Some("1"))] {
+            let hub = Hub {
+                pages: HashMap::from([("us-east-1", vec![page(&["a"], Some("1")), second])]),
+                ..Hub::default()
+            };
+            let poller = poller(&["us-east-1"], hub, Queue::default());
+            let failure = run(&poller, json!({})).await.unwrap_err();
+            assert!(failure.error_message.contains("us-east-1 (unreachable)"));
+            assert_eq!(poller.source.calls.borrow().len(), 2);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_is_down_is_an_error_of_the_region() {
+        let hub = Hub {
+            pages: HashMap::from([("us-east-1", vec![page(&["a"], None)])]),
+            ..Hub::default()
+        };
+        let queue = Queue {
+            error: Some(AwsError {
+                kind: ErrorKind::AccessDenied,
+                ..AwsError::out_of_time(SEND_MESSAGE)
+            }),
+            ..Queue::default()
+        };
+        let failure = run(&poller(&["us-east-1"], hub, queue), json!({}))
+            .await
+            .unwrap_err();
+        assert!(failure.error_message.contains("us-east-1 (access_denied)"));
+    }
+
+    #[tokio::test]
+    async fn a_backfill_asks_for_its_range() {
+        let hub = Hub {
+            pages: HashMap::from([("us-east-1", vec![page(&[], None)])]),
+            ..Hub::default()
+        };
+        let poller = poller(&["us-east-1"], hub, Queue::default());
+        let (start, end) = ("2026-11-01T00:00:00Z", "2026-11-02T00:00:00Z");
+        let report = run(
+            &poller,
+            json!({"mode": "backfill", "start": start, "end": end}),
+        )
+        .await
+        .unwrap();
+        assert_eq!(report["mode"], "backfill");
+        assert_eq!(
+            poller.source.calls.borrow()[0].1,
+            Query::updated_between(start.parse().unwrap(), end.parse().unwrap())
+        );
+    }
+
+    #[tokio::test]
+    async fn wrong_input_polls_nothing() {
+        let poller = poller(&["us-east-1"], Hub::default(), Queue::default());
+        let failure = run(&poller, json!({"mode": "pull"})).await.unwrap_err();
+        assert_eq!(failure.error_type, "InvalidInput");
+        assert!(failure.error_message.starts_with("mode must be"));
+        assert!(poller.source.calls.borrow().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_connection_test_asks_each_region_for_one_finding_and_sends_nothing() {
+        let hub = Hub {
+            pages: HashMap::from([
+                ("us-east-1", vec![page(&["a"], Some("1"))]),
+                (
+                    "eu-west-1",
+                    vec![Err(error(ErrorKind::AccessDenied, "AccessDeniedException"))],
+                ),
+                ("eu-north-1", vec![Err(AwsError::out_of_time(GET_FINDINGS))]),
+            ]),
+            ..Hub::default()
+        };
+        let poller = poller(
+            &["us-east-1", "eu-west-1", "eu-north-1"],
+            hub,
+            Queue::default(),
+        );
+        let report = run(&poller, json!({"mode": "test_connection"}))
+            .await
+            .unwrap();
+        assert_eq!(report["success"], false);
+        assert_eq!(report["connector"], "aws_security_hub");
+        assert_eq!(
+            report["capabilities"],
+            json!(["PULL_ALERTS", "BLOCK_IP", "ALLOW_IP"])
+        );
+        assert_eq!(
+            report["regions"][0],
+            json!({"region": "us-east-1", "success": true})
+        );
+        assert_eq!(report["regions"][1]["error"]["code"], "access_denied");
+        assert_eq!(report["regions"][2]["error"]["code"], "unreachable");
+        let calls = poller.source.calls.borrow();
+        assert_eq!(calls.len(), 3);
+        assert!(calls.iter().all(|(_, query, _)| query.page_size == 1));
+        assert!(poller.sink.bodies.borrow().is_empty());
+    }
+}

@@ -1,0 +1,276 @@
+//! What the function is asked to do.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// What to poll.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// What is new since the last poll
+    Incremental,
+    /// Every finding that matches, whenever it was updated
+    Reconcile,
+    /// The findings updated from `start` to `end`, both inclusive
+    Backfill {
+        /// First instant of the range
+        start: Timestamp,
+        /// Last instant of the range
+        end: Timestamp,
+    },
+    /// Whether each region answers; nothing is sent
+    TestConnection,
+}
+
+/// A mode's name, as it stands in inputs and outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModeName {
+    /// `incremental`
+    Incremental,
+    /// `reconcile`
+    Reconcile,
+    /// `backfill`
+    Backfill,
+    /// `test_connection`
+    TestConnection,
+}
+
+impl Mode {
+    /// The mode's name.
+    #[must_use]
+    pub fn name(&self) -> ModeName {
+        match self {
+            Mode::Incremental => ModeName::Incremental,
+            Mode::Reconcile => ModeName::Reconcile,
+            Mode::Backfill { .. } => ModeName::Backfill,
+            Mode::TestConnection => ModeName::TestConnection,
+        }
+    }
+}
+
+/// The input asks for nothing the poller does. `Display` names the member and what it should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InputError {
+    /// Not an object
+    #[error("the input must be a JSON object such as {{\"mode\":\"incremental\"}}, not {found}")]
+    NotAnObject {
+        /// The type that was found
+        found: &'static str,
+    },
+    /// A member with a wrong value
+    #[error("{member} must be {expected}, not {found}")]
+    Wrong {
+        /// The member's name
+        member: &'static str,
+        /// What it should be
+        expected: &'static str,
+        /// What it is, as JSON
+        found: String,
+    },
+    /// A member that the mode needs
+    #[error("{member} is missing: {expected}")]
+    Missing {
+        /// The member's name
+        member: &'static str,
+        /// What it should be
+        expected: &'static str,
+    },
+    /// A member that the mode does not know
+    #[error("{member:?} is no member of this input; known are {known}")]
+    Unknown {
+        /// The member's name
+        member: String,
+        /// The members that are known
+        known: &'static str,
+    },
+}
+
+const MODES: &str = "\"incremental\", \"reconcile\", \"backfill\" or \"test_connection\"";
+const INSTANT: &str = "an RFC 3339 time with an offset, such as \"2026-11-01T00:00:00Z\"";
+
+impl Mode {
+    /// Reads the function's input: a scheduled event of an EventBridge rule or of EventBridge Scheduler, or an object
+    /// with a `mode`. An object without any member asks for an incremental poll.
+    ///
+    /// # Errors
+    /// [`InputError`] for anything else, an unknown member included.
+    pub fn from_input(input: &Value) -> Result<Self, InputError> {
+        let Value::Object(input) = input else {
+            return Err(InputError::NotAnObject {
+                found: type_name(input),
+            });
+        };
+        if is_scheduled_event(input) {
+            return Ok(Mode::Incremental);
+        }
+        let mode = match input.get("mode") {
+            None => "incremental",
+            Some(Value::String(mode)) => mode,
+            Some(other) => return Err(wrong("mode", MODES, other)),
+        };
+        let (mode, known): (_, &[&str]) = match mode {
+            "incremental" => (Mode::Incremental, &["mode"]),
+            "reconcile" => (Mode::Reconcile, &["mode"]),
+            "test_connection" => (Mode::TestConnection, &["mode"]),
+            "backfill" => (backfill(input)?, &["mode", "start", "end"]),
+            _ => return Err(wrong("mode", MODES, &input["mode"])),
+        };
+        match input
+            .keys()
+            .find(|member| !known.contains(&member.as_str()))
+        {
+            None => Ok(mode),
+            Some(member) => Err(InputError::Unknown {
+                member: member.clone(),
+                known: if known.len() == 1 {
+                    "mode"
+                } else {
+                    "mode, start and end"
+                },
+            }),
+        }
+    }
+}
+
+/// Both senders give `"detail-type":"Scheduled Event"` (EventBridge User Guide, "Creating a rule that runs on a
+/// schedule"; Scheduler User Guide, "Templated targets").
+fn is_scheduled_event(input: &Map<String, Value>) -> bool {
+    let text = |member| input.get(member).and_then(Value::as_str);
+    text("detail-type") == Some("Scheduled Event")
+        && matches!(text("source"), Some("aws.events" | "aws.scheduler"))
+        && !input.contains_key("mode")
+}
+
+fn backfill(input: &Map<String, Value>) -> Result<Mode, InputError> {
+    let instant = |member| match input.get(member) {
+        None => Err(InputError::Missing {
+            member,
+            expected: INSTANT,
+        }),
+        Some(value) => value
+            .as_str()
+            .and_then(|text| text.parse::<Timestamp>().ok())
+            .ok_or_else(|| wrong(member, INSTANT, value)),
+    };
+    let (start, end) = (instant("start")?, instant("end")?);
+    if start > end {
+        return Err(wrong("end", "no earlier than start", &input["end"]));
+    }
+    Ok(Mode::Backfill { start, end })
+}
+
+fn wrong(member: &'static str, expected: &'static str, found: &Value) -> InputError {
+    let mut found = found.to_string();
+    if found.len() > 80 {
+        found = found.chars().take(80).chain(['…']).collect();
+    }
+    InputError::Wrong {
+        member,
+        expected,
+        found,
+    }
+}
+
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn refusal(input: &Value) -> String {
+        Mode::from_input(input).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_form_is_understood() {
+        let scheduled = |source: &str, detail: Value| {
+            json!({"version": "0", "id": "1", "detail-type": "Scheduled Event", "source": source, "account": "111122223333",
+                   "time": "2026-11-23T10:00:00Z", "region": "us-east-1", "resources": ["arn"], "detail": detail})
+        };
+        for (input, mode) in [
+            (json!({}), Mode::Incremental),
+            (json!({"mode": "incremental"}), Mode::Incremental),
+            (scheduled("aws.events", json!({})), Mode::Incremental),
+            (scheduled("aws.scheduler", json!("{}")), Mode::Incremental),
+            (json!({"mode": "reconcile"}), Mode::Reconcile),
+            (json!({"mode": "test_connection"}), Mode::TestConnection),
+            (
+                json!({"mode": "backfill", "start": "2026-11-01T00:00:00Z", "end": "2026-11-02T01:00:00+01:00"}),
+                Mode::Backfill {
+                    start: "2026-11-01T00:00:00Z".parse().unwrap(),
+                    end: "2026-11-02T00:00:00Z".parse().unwrap(),
+                },
+            ),
+        ] {
+            assert_eq!(Mode::from_input(&input), Ok(mode), "{input}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused_by_name() {
+        for (input, message) in [
+            (
+                json!(null),
+                "the input must be a JSON object such as {\"mode\":\"incremental\"}, not null",
+            ),
+            (
+                json!([]),
+                "the input must be a JSON object such as {\"mode\":\"incremental\"}, not an array",
+            ),
+            (
+                json!({"mode": "poll"}),
+                "mode must be \"incremental\", \"reconcile\", \"backfill\" or \"test_connection\", not \"poll\"",
+            ),
+            (
+                json!({"mode": null}),
+                "mode must be \"incremental\", \"reconcile\", \"backfill\" or \"test_connection\", not null",
+            ),
+            (
+                json!({"mode": "incremental", "region": "us-east-1"}),
+                "\"region\" is no member of this input; known are mode",
+            ),
+            (
+                json!({"mdoe": "reconcile"}),
+                "\"mdoe\" is no member of this input; known are mode",
+            ),
+            (
+                json!({"mode": "reconcile", "start": "2026-11-01T00:00:00Z"}),
+                "\"start\" is no member of this input; known are mode",
+            ),
+            (
+                json!({"mode": "backfill", "end": "2026-11-01T00:00:00Z"}),
+                "start is missing: an RFC 3339 time with an offset, such as \"2026-11-01T00:00:00Z\"",
+            ),
+            (
+                json!({"mode": "backfill", "start": "yesterday", "end": "2026-11-01T00:00:00Z"}),
+                "start must be an RFC 3339 time with an offset, such as \"2026-11-01T00:00:00Z\", not \"yesterday\"",
+            ),
+            (
+                json!({"mode": "backfill", "start": "2026-11-02T00:00:00Z", "end": "2026-11-01T00:00:00Z"}),
+                "end must be no earlier than start, not \"2026-11-01T00:00:00Z\"",
+            ),
+            (
+                json!({"mode": "backfill", "start": "2026-11-01T00:00:00Z", "end": "2026-11-01T00:00:00Z", "dry": 1}),
+                "\"dry\" is no member of this input; known are mode, start and end",
+            ),
+            (
+                json!({"detail-type": "Security Hub Findings - Imported", "source": "aws.securityhub"}),
+                "\"detail-type\" is no member of this input; known are mode",
+            ),
+        ] {
+            assert_eq!(refusal(&input), message);
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! What the function answers, and the words for what went wrong.
+
+use aws_names::Region;
+use aws_support::{AwsError, ErrorKind};
+use serde::Serialize;
+
+use crate::deliver::Refused;
+use crate::input::ModeName;
+
+/// Answer of a poll.
+#[derive(Debug, Serialize)]
+pub struct PollReport {
+    /// The mode asked for
+    pub mode: ModeName,
+    /// Every region is
+    pub complete: bool,
+    /// One a region, in the order of the settings
+    pub regions: Vec<RegionReport>,
+    /// Sum over the regions
+    pub events_sent: u64,
+}
+
+/// What was done in one region.
+#[derive(Debug, Serialize)]
+pub struct RegionReport {
+    /// The region polled
+    pub region: Region,
+    /// Pages read
+    pub pages: u64,
+    /// Findings on them
+    pub findings_seen: u64,
+    /// Events SQS confirmed
+    pub events_sent: u64,
+    /// Findings that had been delivered before
+    pub duplicates_skipped: u64,
+    /// `UpdatedAt` up to which everything is delivered, where that is known
+    pub updated_through: Option<String>,
+    /// All that was asked for is delivered
+    pub complete: bool,
+    /// What went wrong. Running out of time is no error
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<RegionError>,
+}
+
+/// Answer of a connection test.
+#[derive(Debug, Serialize)]
+pub struct ConnectionReport {
+    /// Every region answered
+    pub success: bool,
+    /// `aws_security_hub`
+    pub connector: &'static str,
+    /// What the connector can do
+    pub capabilities: [&'static str; 3],
+    /// One a region, in the order of the settings
+    pub regions: Vec<RegionConnection>,
+}
+
+/// Whether a region answered.
+#[derive(Debug, Serialize)]
+pub struct RegionConnection {
+    /// The region asked
+    pub region: Region,
+    /// It answered
+    pub success: bool,
+    /// Why it did not
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<RegionError>,
+}
+
+/// Why a region failed, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RegionError {
+    /// For programs
+    pub code: ErrorCode,
+    /// What happened
+    pub message: String,
+    /// What to do
+    pub remedy: String,
+}
+
+/// Kinds of failure a playbook may tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The function's role lacks a permission
+    AccessDenied,
+    /// Security Hub is not enabled in the region
+    NotSubscribed,
+    /// AWS asked for fewer requests, also after the retries
+    Throttled,
+    /// No usable answer, also after the retries
+    Unreachable,
+    /// AWS does not take the request
+    InvalidRequest,
+    /// SQS took the batch but not all of its entries
+    DeliveryFailed,
+}
+
+impl ErrorCode {
+    /// The name used in answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ErrorCode::AccessDenied => "access_denied",
+            ErrorCode::NotSubscribed => "not_subscribed",
+            ErrorCode::Throttled => "throttled",
+            ErrorCode::Unreachable => "unreachable",
+            ErrorCode::InvalidRequest => "invalid_request",
+            ErrorCode::DeliveryFailed => "delivery_failed",
+        }
+    }
+}
+
+impl RegionError {
+    /// The words for a failed call. `None` where the invocation ran out of time, which is no failure.
+    #[must_use]
+    pub fn of_call(error: &AwsError, region: &Region) -> Option<Self> {
+        let code = match error.kind {
+            ErrorKind::OutOfTime => return None,
+            // The API reference has InvalidAccessException for "not subscribed"; some guides have the other.
+            ErrorKind::Rejected | ErrorKind::AccessDenied
+                if error.has_code("InvalidAccessException")
+                    || (error.action == GET_FINDINGS
+                        && error.has_code("ResourceNotFoundException")) =>
+            {
+                ErrorCode::NotSubscribed
+            }
+            ErrorKind::AccessDenied => ErrorCode::AccessDenied,
+            ErrorKind::Throttled => ErrorCode::Throttled,
+            ErrorKind::Unreachable | ErrorKind::ExpiredCredentials => ErrorCode::Unreachable,
+            ErrorKind::Rejected => ErrorCode::InvalidRequest,
+        };
+        Some(Self {
+            code,
+            message: error.to_string(),
+            remedy: remedy(code, error.action, region),
+        })
+    }
+
+    /// The words for a connection test that the invocation's end cut off: for a test that is a failure.
+    #[must_use]
+    pub fn no_answer_in_time(error: &AwsError) -> Self {
+        Self {
+            code: ErrorCode::Unreachable,
+            message: error.to_string(),
+            remedy: "give the function more time, and check that its network reaches the service"
+                .to_owned(),
+        }
+    }
+
+    /// The words for entries that SQS did not take.
+    #[must_use]
+    pub fn of_refused(refused: &[Refused]) -> Option<Self> {
+        let first = refused.first()?;
+        let ids: Vec<&str> = refused
+            .iter()
+            .take(5)
+            .map(|r| r.event_id.as_str())
+            .collect();
+        let more = if refused.len() > ids.len() {
+            format!(" and {} more", refused.len() - ids.len())
+        } else {
+            String::new()
+        };
+        Some(Self {
+            code: ErrorCode::DeliveryFailed,
+            message: format!(
+                "SQS did not take {} of the events, the first with {}: {} (event_id {}{more})",
+                refused.len(),
+                first.code,
+                first.message,
+                ids.join(", "),
+            ),
+            remedy: "look the event ids up in the function's log, which has the finding behind each; the other \
+                     events were delivered, and the next poll sends these again"
+                .to_owned(),
+        })
+    }
+}
+
+/// The IAM action of `GetFindings`.
+pub const GET_FINDINGS: &str = "securityhub:GetFindings";
+/// The IAM action of `SendMessageBatch`.
+pub const SEND_MESSAGE: &str = "sqs:SendMessage";
+
+fn remedy(code: ErrorCode, action: &str, region: &Region) -> String {
+    let is_queue = action == SEND_MESSAGE;
+    match code {
+        ErrorCode::AccessDenied if is_queue => format!(
+            "allow {action} on the findings queue to the function's role, and kms:GenerateDataKey with kms:Decrypt \
+             where the queue has a KMS key of its own"
+        ),
+        ErrorCode::AccessDenied => format!(
+            "allow {action} to the function's role; where the role has it, check that {region} is enabled for the \
+             account and that no service control policy denies it"
+        ),
+        ErrorCode::NotSubscribed => {
+            format!("enable Security Hub in {region}, or take {region} out of SECURITY_HUB_REGIONS")
+        }
+        ErrorCode::Throttled => format!(
+            "nothing if it is rare, for the next poll goes on; if it lasts, find what else calls {action} in \
+             {region}: the quota is the account's"
+        ),
+        ErrorCode::Unreachable => format!(
+            "nothing if it is rare, for the next poll goes on; if it lasts, check that the function's network \
+             reaches the service in {region} (in a VPC: NAT or an interface endpoint) and the AWS Health Dashboard"
+        ),
+        ErrorCode::InvalidRequest if is_queue => {
+            "check that FINDINGS_QUEUE_URL names a standard queue that exists".to_owned()
+        }
+        ErrorCode::InvalidRequest | ErrorCode::DeliveryFailed => {
+            "report it to the connector's maintainers with this message".to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region() -> Region {
+        "eu-west-1".parse().unwrap()
+    }
+
+    fn error(action: &'static str, kind: ErrorKind, code: Option<&str>) -> AwsError {
+        AwsError {
+            kind,
+            code: code.map(str::to_owned),
+            message: "said so".to_owned(),
+            ..AwsError::out_of_time(action)
+        }
+    }
+
+    #[test]
+    fn each_failure_has_its_code_and_a_remedy_that_names_what_to_change() {
+        use ErrorKind::{AccessDenied, ExpiredCredentials, Rejected, Throttled, Unreachable};
+        for (action, kind, code, expected, remedy) in [
+            (
+                GET_FINDINGS,
+                AccessDenied,
+                Some("AccessDeniedException"),
+                "access_denied",
+                "allow securityhub:GetFindings",
+            ),
+            (
+                GET_FINDINGS,
+                Rejected,
+                Some("InvalidAccessException"),
+                "not_subscribed",
+                "enable Security Hub in eu-west-1",
+            ),
+            (
+                GET_FINDINGS,
+                Rejected,
+                Some("ResourceNotFoundException"),
+                "not_subscribed",
+                "SECURITY_HUB_REGIONS",
+            ),
+            (
+                GET_FINDINGS,
+                Throttled,
+                Some("TooManyRequestsException"),
+                "throttled",
+                "securityhub:GetFindings",
+            ),
+            (GET_FINDINGS, Unreachable, None, "unreachable", "eu-west-1"),
+            (
+                GET_FINDINGS,
+                ExpiredCredentials,
+                Some("ExpiredTokenException"),
+                "unreachable",
+                "eu-west-1",
+            ),
+            (
+                GET_FINDINGS,
+                Rejected,
+                Some("InvalidInputException"),
+                "invalid_request",
+                "report it",
+            ),
+            (
+                SEND_MESSAGE,
+                AccessDenied,
+                Some("AccessDenied"),
+                "access_denied",
+                "allow sqs:SendMessage",
+            ),
+            (
+                SEND_MESSAGE,
+                Rejected,
+                Some("QueueDoesNotExist"),
+                "invalid_request",
+                "FINDINGS_QUEUE_URL",
+            ),
+        ] {
+            let error = RegionError::of_call(&error(action, kind, code), &region()).unwrap();
+            assert_eq!(error.code.as_str(), expected);
+            assert_eq!(serde_json::to_value(error.code).unwrap(), expected);
+            assert!(error.remedy.contains(remedy), "{}", error.remedy);
+            assert!(error.message.starts_with(action), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn running_out_of_time_is_no_error() {
+        assert_eq!(
+            RegionError::of_call(&AwsError::out_of_time(GET_FINDINGS), &region()),
+            None
+        );
+    }
+}
