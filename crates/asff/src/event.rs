@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use aws_text::sqs;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -134,22 +135,13 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// The message body.
-    ///
-    /// SQS takes only the characters of XML 1.0 (`SendMessage` in the SQS API reference). JSON has escaped all the
-    /// others already but U+FFFE and U+FFFF, which a finding may hold unescaped: they leave as `\ufffe` and `\uffff`,
-    /// which any JSON parser reads as the same characters.
+    /// The message body, in the characters that SQS takes: one that a finding holds unescaped and SQS would refuse
+    /// leaves escaped, see [`sqs::escape_json`].
     ///
     /// # Errors
     /// None that is known: the members are strings, numbers and lists of them.
     pub fn to_body(&self) -> Result<String, serde_json::Error> {
-        let body = serde_json::to_string(self)?;
-        Ok(if body.contains(['\u{fffe}', '\u{ffff}']) {
-            body.replace('\u{fffe}', "\\ufffe")
-                .replace('\u{ffff}', "\\uffff")
-        } else {
-            body
-        })
+        Ok(sqs::escape_json(serde_json::to_string(self)?))
     }
 
     /// The SQS message attributes, each of type `String`. One that would be empty, or holds a character SQS refuses,
@@ -165,16 +157,11 @@ impl<'a> Event<'a> {
         ]
         .into_iter()
         .filter_map(|(name, value)| {
-            let value = value.filter(|v| !v.is_empty() && v.chars().all(is_sqs_character))?;
+            let value = value.filter(|v| !v.is_empty() && v.chars().all(sqs::is_character))?;
             Some((name, value.to_owned()))
         })
         .collect()
     }
-}
-
-/// `#x9 | #xA | #xD | [#x20-#xD7FF] | [#xE000-#xFFFD] | [#x10000-#x10FFFF]`
-fn is_sqs_character(c: char) -> bool {
-    matches!(c, '\t' | '\n' | '\r' | '\u{20}'..='\u{fffd}' | '\u{10000}'..)
 }
 
 fn strings<'a>(finding: &Object<'a>, name: &str) -> Option<Vec<Cow<'a, str>>> {
@@ -226,11 +213,7 @@ mod tests {
         struct Body {
             raw_event: Box<RawValue>,
         }
-        serde_json::from_str::<Body>(body)
-            .unwrap()
-            .raw_event
-            .get()
-            .to_owned()
+        serde_json::from_str::<Body>(body).unwrap().raw_event.get().to_owned()
     }
 
     #[test]
@@ -311,22 +294,19 @@ mod tests {
 
     #[test]
     fn raw_event_keeps_numbers_order_unknown_members_and_white_space() {
-        let finding = "{ \"z\" : 1.10, \"a\":1e2,\n\t\"n\":12345678901234567890123, \"Id\":\"\\u0041\", \"Id\":\"\\/\" }";
+        let finding =
+            "{ \"z\" : 1.10, \"a\":1e2,\n\t\"n\":12345678901234567890123, \"Id\":\"\\u0041\", \"Id\":\"\\/\" }";
         assert_eq!(raw_event(&body(finding)), finding);
     }
 
     #[test]
     fn characters_that_sqs_refuses_travel_escaped() {
-        let finding =
-            "{\"Title\":\"a\u{ffff}b\u{fffe}c\\u0000\u{7f}\u{1f512}\",\"\u{ffff}\":\"\\uffff\"}";
+        let finding = "{\"Title\":\"a\u{ffff}b\u{fffe}c\\u0000\u{7f}\u{1f512}\",\"\u{ffff}\":\"\\uffff\"}";
         let body = body(finding);
-        assert!(body.chars().all(is_sqs_character));
+        assert!(body.chars().all(sqs::is_character));
         let event: Json = serde_json::from_str(&body).unwrap();
         assert_eq!(event["title"], "a\u{ffff}b\u{fffe}c\0\u{7f}\u{1f512}");
-        assert_eq!(
-            event["raw_event"],
-            serde_json::from_str::<Json>(finding).unwrap()
-        );
+        assert_eq!(event["raw_event"], serde_json::from_str::<Json>(finding).unwrap());
     }
 
     #[test]
@@ -349,13 +329,7 @@ mod tests {
         };
         assert_eq!(
             names(r#"{"AwsAccountId":"111122223333"}"#),
-            [
-                "source",
-                "severity",
-                "event_id",
-                "aws_account_id",
-                "aws_region"
-            ]
+            ["source", "severity", "event_id", "aws_account_id", "aws_region"]
         );
         for finding in [
             "{}",
@@ -392,14 +366,11 @@ mod tests {
         ];
         leaf.prop_recursive(4, 64, 8, move |inner| {
             prop_oneof![
-                prop::collection::vec(inner.clone(), 0..5)
-                    .prop_map(|list| format!("[{}]", list.join(" ,"))),
+                prop::collection::vec(inner.clone(), 0..5).prop_map(|list| format!("[{}]", list.join(" ,"))),
                 prop::collection::vec((member.clone(), inner), 0..8).prop_map(|members| {
                     let members: Vec<_> = members
                         .into_iter()
-                        .map(|(name, value)| {
-                            format!("{}: {value}", serde_json::to_string(&name).unwrap())
-                        })
+                        .map(|(name, value)| format!("{}: {value}", serde_json::to_string(&name).unwrap()))
                         .collect();
                     format!("{{{}}}", members.join(","))
                 }),
@@ -411,7 +382,7 @@ mod tests {
         #[test]
         fn raw_event_is_the_finding_to_the_letter(finding in any_json()) {
             let body = body(&finding);
-            prop_assert!(body.chars().all(is_sqs_character));
+            prop_assert!(body.chars().all(sqs::is_character));
             let escaped = finding.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff");
             prop_assert_eq!(raw_event(&body), escaped);
         }

@@ -86,19 +86,11 @@ impl Indicators {
             return;
         };
         let value = address.to_canonical();
-        if self
-            .0
-            .iter()
-            .any(|known| known.value == value && known.role == role)
-        {
+        if self.0.iter().any(|known| known.value == value && known.role == role) {
             return;
         }
         self.0.push(Indicator {
-            kind: if value.is_ipv4() {
-                Kind::Ipv4
-            } else {
-                Kind::Ipv6
-            },
+            kind: if value.is_ipv4() { Kind::Ipv4 } else { Kind::Ipv6 },
             value,
             role,
             direction,
@@ -108,17 +100,9 @@ impl Indicators {
 
     /// `RemoteIpDetails` and `LocalIpDetails` of one action.
     fn add_details(&mut self, details: &Object<'_>, direction: Option<Direction>, path: &str) {
-        for (member, role) in [
-            ("RemoteIpDetails", Role::Remote),
-            ("LocalIpDetails", Role::Local),
-        ] {
+        for (member, role) in [("RemoteIpDetails", Role::Remote), ("LocalIpDetails", Role::Local)] {
             if let Some(address) = details.object(member).str("IpAddressV4") {
-                self.add(
-                    &address,
-                    role,
-                    direction,
-                    format!("{path}.{member}.IpAddressV4"),
-                );
+                self.add(&address, role, direction, format!("{path}.{member}.IpAddressV4"));
             }
         }
     }
@@ -129,11 +113,7 @@ impl Indicators {
             .str("ConnectionDirection")
             .and_then(|text| Direction::from_asff(&text));
         self.add_details(&connection, direction, "Action.NetworkConnectionAction");
-        self.add_details(
-            &action.object("AwsApiCallAction"),
-            None,
-            "Action.AwsApiCallAction",
-        );
+        self.add_details(&action.object("AwsApiCallAction"), None, "Action.AwsApiCallAction");
         let probes = action
             .object("PortProbeAction")
             .array("PortProbeDetails")
@@ -147,10 +127,7 @@ impl Indicators {
     /// `Source` is the remote side of an inbound connection, `Destination` that of an outbound one. Without a
     /// direction neither can be said to be.
     fn add_network(&mut self, network: &Object<'_>) {
-        let Some(direction) = network
-            .str("Direction")
-            .and_then(|text| Direction::from_asff(&text))
-        else {
+        let Some(direction) = network.str("Direction").and_then(|text| Direction::from_asff(&text)) else {
             return;
         };
         let (remote, local) = match direction {
@@ -171,10 +148,7 @@ impl Indicators {
         let indicators = finding.array("ThreatIntelIndicators").unwrap_or_default();
         for (index, indicator) in indicators.iter().enumerate() {
             let indicator = indicator.as_object();
-            let is_address = matches!(
-                indicator.str("Type").as_deref(),
-                Some("IPV4_ADDRESS" | "IPV6_ADDRESS")
-            );
+            let is_address = matches!(indicator.str("Type").as_deref(), Some("IPV4_ADDRESS" | "IPV6_ADDRESS"));
             if let (true, Some(address)) = (is_address, indicator.str("Value")) {
                 let path = format!("ThreatIntelIndicators[{index}].Value");
                 self.add(&address, Role::Remote, None, path);
@@ -193,12 +167,7 @@ impl Indicators {
                 .str(&format!("{}{}/connectionDirection", key.prefix, key.action))
                 .and_then(|text| Direction::from_asff(&text));
             if let Some(address) = value.as_str() {
-                self.add(
-                    &address,
-                    key.role,
-                    direction,
-                    format!("ProductFields.{}", key.name),
-                );
+                self.add(&address, key.role, direction, format!("ProductFields.{}", key.name));
             }
         }
     }
@@ -217,16 +186,10 @@ struct GuardDutyAddress<'k> {
 
 impl<'k> GuardDutyAddress<'k> {
     const PREFIXES: [&'static str; 2] = ["aws/guardduty/service/action/", "action/"];
-    const ACTIONS: [&'static str; 3] = [
-        "networkConnectionAction",
-        "awsApiCallAction",
-        "portProbeAction",
-    ];
+    const ACTIONS: [&'static str; 3] = ["networkConnectionAction", "awsApiCallAction", "portProbeAction"];
 
     fn from_key(name: &'k str) -> Option<Self> {
-        let prefix = *Self::PREFIXES
-            .iter()
-            .find(|prefix| name.starts_with(**prefix))?;
+        let prefix = *Self::PREFIXES.iter().find(|prefix| name.starts_with(**prefix))?;
         let mut segments = name[prefix.len()..].split('/');
         let action = segments.next()?;
         let mut details = segments.next()?;
@@ -253,8 +216,7 @@ impl<'k> GuardDutyAddress<'k> {
 
     /// Order of the definition; a probe's details by their index, remote before local.
     fn rank(&self) -> (usize, usize, u64, bool, &str) {
-        let position =
-            |list: &[&str], item| list.iter().position(|x| *x == item).unwrap_or(list.len());
+        let position = |list: &[&str], item| list.iter().position(|x| *x == item).unwrap_or(list.len());
         (
             position(&Self::PREFIXES, self.prefix),
             position(&Self::ACTIONS, self.action),
@@ -350,9 +312,7 @@ mod tests {
     #[test]
     fn network_is_read_by_its_direction() {
         let network = |direction: &str| {
-            format!(
-                r#"{{"Network":{{{direction}"SourceIpV4":"192.0.2.1","DestinationIpV4":"192.0.2.2"}}}}"#
-            )
+            format!(r#"{{"Network":{{{direction}"SourceIpV4":"192.0.2.1","DestinationIpV4":"192.0.2.2"}}}}"#)
         };
         assert_eq!(
             found(&network(r#""Direction":"OUT","#)),

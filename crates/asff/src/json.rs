@@ -31,9 +31,7 @@ impl<'a> Value<'a> {
     /// The string, unescaped. `None` for any other type, and for a string that Rust cannot hold (an unpaired
     /// surrogate escape).
     pub(crate) fn as_str(self) -> Option<Cow<'a, str>> {
-        serde_json::from_str::<Text<'a>>(self.text())
-            .ok()
-            .map(|text| text.0)
+        serde_json::from_str::<Text<'a>>(self.text()).ok().map(|text| text.0)
     }
 
     /// The number, where it is a whole one (`40` and `40.0`).
@@ -127,8 +125,7 @@ mod tests {
 
     #[test]
     fn a_wrong_type_is_none_and_costs_only_its_member() {
-        let object =
-            value(r#"{"a":1,"b":"x","c":null,"d":["y",2],"e":{"f":"z"},"g":"\ud800"}"#).as_object();
+        let object = value(r#"{"a":1,"b":"x","c":null,"d":["y",2],"e":{"f":"z"},"g":"\ud800"}"#).as_object();
         assert_eq!(object.str("a"), None);
         assert_eq!(object.str("b").as_deref(), Some("x"));
         assert!(object.get("c").is_none());
@@ -142,10 +139,7 @@ mod tests {
     #[test]
     fn of_two_members_with_one_name_the_last_counts() {
         assert_eq!(
-            value(r#"{"a":"first","a":"last"}"#)
-                .as_object()
-                .str("a")
-                .as_deref(),
+            value(r#"{"a":"first","a":"last"}"#).as_object().str("a").as_deref(),
             Some("last")
         );
     }

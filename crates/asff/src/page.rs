@@ -38,18 +38,13 @@ mod tests {
 
     #[test]
     fn findings_keep_their_text() {
-        let page = split(
-            r#"{ "Findings" : [ {"b": 1.10,"a" :1e2 ,"n":12345678901234567890} ,7, null], "NextToken":"t\/1" }"#,
-        )
-        .unwrap();
+        let page =
+            split(r#"{ "Findings" : [ {"b": 1.10,"a" :1e2 ,"n":12345678901234567890} ,7, null], "NextToken":"t\/1" }"#)
+                .unwrap();
         let texts: Vec<_> = page.findings.iter().map(|finding| finding.get()).collect();
         assert_eq!(
             texts,
-            [
-                r#"{"b": 1.10,"a" :1e2 ,"n":12345678901234567890}"#,
-                "7",
-                "null"
-            ]
+            [r#"{"b": 1.10,"a" :1e2 ,"n":12345678901234567890}"#, "7", "null"]
         );
         assert_eq!(page.next_token.as_deref(), Some("t/1"));
     }
@@ -67,14 +62,7 @@ mod tests {
 
     #[test]
     fn a_body_that_is_no_page_is_an_error() {
-        for body in [
-            "",
-            "null",
-            "[]",
-            "{}",
-            r#"{"Findings":{}}"#,
-            r#"{"Findings":[{"Id":"#,
-        ] {
+        for body in ["", "null", "[]", "{}", r#"{"Findings":{}}"#, r#"{"Findings":[{"Id":"#] {
             assert!(split(body).is_err(), "{body}");
         }
     }

@@ -134,11 +134,7 @@ mod tests {
             r#"["TITLE"]"#,
         ] {
             assert_eq!(id(lacking), id(lacking));
-            assert_ne!(
-                id(lacking),
-                id(&lacking.replace("TITLE", "other")),
-                "{lacking}"
-            );
+            assert_ne!(id(lacking), id(&lacking.replace("TITLE", "other")), "{lacking}");
         }
     }
 }

@@ -17,9 +17,7 @@ impl Deadline {
     /// `reserve` before the time at which Lambda ends the invocation (the runtime API's `Lambda-Runtime-Deadline-Ms`).
     #[must_use]
     pub fn before(invocation_end: SystemTime, reserve: Duration) -> Self {
-        let left = invocation_end
-            .duration_since(SystemTime::now())
-            .unwrap_or_default();
+        let left = invocation_end.duration_since(SystemTime::now()).unwrap_or_default();
         Self::after(left.saturating_sub(reserve))
     }
 
@@ -41,9 +39,7 @@ impl Deadline {
     /// # Errors
     /// [`OutOfTime`]; the work is then dropped.
     pub async fn bound<F: Future>(&self, work: F) -> Result<F::Output, OutOfTime> {
-        tokio::time::timeout_at(self.0, work)
-            .await
-            .map_err(|_| OutOfTime)
+        tokio::time::timeout_at(self.0, work).await.map_err(|_| OutOfTime)
     }
 }
 
@@ -54,26 +50,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn work_is_dropped_at_the_deadline() {
         let deadline = Deadline::after(Duration::from_secs(5));
-        assert_eq!(
-            deadline
-                .bound(tokio::time::sleep(Duration::from_secs(4)))
-                .await,
-            Ok(())
-        );
+        assert_eq!(deadline.bound(tokio::time::sleep(Duration::from_secs(4))).await, Ok(()));
         assert_eq!(deadline.left(), Duration::from_secs(1));
-        assert_eq!(
-            deadline.bound(std::future::pending::<()>()).await,
-            Err(OutOfTime)
-        );
+        assert_eq!(deadline.bound(std::future::pending::<()>()).await, Err(OutOfTime));
         assert_eq!(deadline.left(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_end_in_the_past_leaves_nothing() {
         let past = SystemTime::UNIX_EPOCH;
-        assert_eq!(
-            Deadline::before(past, Duration::from_secs(1)).left(),
-            Duration::ZERO
-        );
+        assert_eq!(Deadline::before(past, Duration::from_secs(1)).left(), Duration::ZERO);
     }
 }

@@ -1,6 +1,7 @@
 //! What an SDK error means: which call it was, what AWS said, and whether a retry can help.
 
 use std::fmt;
+use std::pin::Pin;
 
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
@@ -62,10 +63,9 @@ impl AwsError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self.kind {
-            ErrorKind::Throttled
-            | ErrorKind::Unreachable
-            | ErrorKind::ExpiredCredentials
-            | ErrorKind::OutOfTime => true,
+            ErrorKind::Throttled | ErrorKind::Unreachable | ErrorKind::ExpiredCredentials | ErrorKind::OutOfTime => {
+                true
+            }
             ErrorKind::AccessDenied | ErrorKind::Rejected => false,
         }
     }
@@ -95,18 +95,14 @@ impl AwsError {
     {
         let meta = error.as_service_error().map(ProvideErrorMetadata::meta);
         let code = meta.and_then(|meta| meta.code()).map(str::to_owned);
-        let status = error
-            .raw_response()
-            .map(|response| response.status().as_u16());
+        let status = error.raw_response().map(|response| response.status().as_u16());
         Self {
             action,
             kind: kind_of(code.as_deref(), status),
             message: meta
                 .and_then(|meta| meta.message())
                 .map_or_else(|| DisplayErrorContext(error).to_string(), str::to_owned),
-            request_id: meta
-                .and_then(|meta| meta.extra("aws_request_id"))
-                .map(str::to_owned),
+            request_id: meta.and_then(|meta| meta.extra("aws_request_id")).map(str::to_owned),
             code,
         }
     }
@@ -136,15 +132,9 @@ fn kind_of(code: Option<&str>, status: Option<u16>) -> ErrorKind {
             _,
         )
         | (_, Some(429)) => ErrorKind::Throttled,
-        (
-            Some(
-                "ExpiredToken"
-                | "ExpiredTokenException"
-                | "RequestExpired"
-                | "TokenRefreshRequired",
-            ),
-            _,
-        ) => ErrorKind::ExpiredCredentials,
+        (Some("ExpiredToken" | "ExpiredTokenException" | "RequestExpired" | "TokenRefreshRequired"), _) => {
+            ErrorKind::ExpiredCredentials
+        }
         (
             Some(
                 "AccessDenied"
@@ -192,20 +182,24 @@ fn kind_of(code: Option<&str>, status: Option<u16>) -> ErrorKind {
 
 /// Makes one AWS call within the deadline. The SDK's own retries happen inside it.
 ///
+/// The SDK's futures are large (some 16 KB) and deeply nested types; behind the box neither reaches the caller's own.
+///
 /// # Errors
 /// [`AwsError`], of kind [`ErrorKind::OutOfTime`] where the deadline came first.
-pub async fn call<T, E>(
+pub fn call<'a, T: 'a, E>(
     action: &'static str,
-    deadline: &Deadline,
-    request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
-) -> Result<T, AwsError>
+    deadline: &'a Deadline,
+    request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>> + Send + 'a,
+) -> Pin<Box<dyn Future<Output = Result<T, AwsError>> + Send + 'a>>
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    match deadline.bound(request).await {
-        Ok(answer) => answer.map_err(|error| AwsError::from_sdk(action, &error)),
-        Err(OutOfTime) => Err(AwsError::out_of_time(action)),
-    }
+    Box::pin(async move {
+        match deadline.bound(request).await {
+            Ok(answer) => answer.map_err(|error| AwsError::from_sdk(action, &error)),
+            Err(OutOfTime) => Err(AwsError::out_of_time(action)),
+        }
+    })
 }
 
 #[cfg(test)]

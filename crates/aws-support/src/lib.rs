@@ -4,11 +4,13 @@
 //! What it guarantees: no call outlives the invocation ([`deadline`]), and every error says whether a retry can help
 //! ([`error::ErrorKind`]).
 
+pub mod clock;
 pub mod deadline;
 pub mod error;
 pub mod sdk;
 pub mod settings;
 
+pub use clock::{Clock, SystemClock};
 pub use deadline::Deadline;
 pub use error::{AwsError, ErrorKind, call};
 pub use settings::{Settings, SettingsError};

@@ -22,9 +22,7 @@ const MAX_ATTEMPTS: u32 = 4;
 /// follow `AWS_ENDPOINT_URL` and `AWS_ENDPOINT_URL_<SERVICE>`.
 pub async fn load() -> SdkConfig {
     let http_client = aws_smithy_http_client::Builder::new()
-        .tls_provider(tls::Provider::Rustls(
-            tls::rustls_provider::CryptoMode::Ring,
-        ))
+        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
         .build_https();
     aws_config::defaults(BehaviorVersion::latest())
         .http_client(http_client)
@@ -47,9 +45,7 @@ pub async fn load() -> SdkConfig {
 /// Where the program cannot be started anew. On success with such a variable it does not return.
 pub fn restart_without_empty_endpoint_urls() -> io::Result<()> {
     let empty: Vec<OsString> = env::vars_os()
-        .filter(|(name, value)| {
-            value.is_empty() && name.to_string_lossy().starts_with("AWS_ENDPOINT_URL")
-        })
+        .filter(|(name, value)| value.is_empty() && name.to_string_lossy().starts_with("AWS_ENDPOINT_URL"))
         .map(|(name, _)| name)
         .collect();
     if empty.is_empty() {

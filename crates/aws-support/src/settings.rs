@@ -18,11 +18,7 @@ pub struct SettingsError {
 
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "environment variables to correct: {}",
-            self.problems.join("; ")
-        )
+        write!(f, "environment variables to correct: {}", self.problems.join("; "))
     }
 }
 
@@ -39,11 +35,7 @@ impl<'a> Settings<'a> {
     }
 
     /// The setting, read by `parse`; `None` where it is not set, or wrong (which is then noted).
-    pub fn optional<T, E: fmt::Display>(
-        &mut self,
-        name: &str,
-        parse: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Option<T> {
+    pub fn optional<T, E: fmt::Display>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
         let text = self.text(name)?;
         match parse(&text) {
             Ok(value) => Some(value),
@@ -55,11 +47,7 @@ impl<'a> Settings<'a> {
     }
 
     /// As [`Settings::optional`], but a setting that is not set is noted as well.
-    pub fn required<T, E: fmt::Display>(
-        &mut self,
-        name: &str,
-        parse: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Option<T> {
+    pub fn required<T, E: fmt::Display>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
         if self.text(name).is_none() {
             self.note(format!("{name} is not set"));
         }
@@ -67,11 +55,7 @@ impl<'a> Settings<'a> {
     }
 
     /// The non-empty elements of a comma-separated setting; `None` where there are none.
-    pub fn list<T, E: fmt::Display>(
-        &mut self,
-        name: &str,
-        parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Option<Vec<T>> {
+    pub fn list<T, E: fmt::Display>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, E>) -> Option<Vec<T>> {
         let elements = self.optional(name, |text| {
             text.split(',')
                 .map(str::trim)
@@ -112,9 +96,7 @@ impl<'a> Settings<'a> {
 /// # Errors
 /// What was expected instead.
 pub fn queue_url(text: &str) -> Result<String, &'static str> {
-    let rest = text
-        .strip_prefix("https://")
-        .or_else(|| text.strip_prefix("http://"));
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     match rest.and_then(|rest| rest.split_once('/')) {
         Some((host, path)) if !host.is_empty() && path.contains('/') => Ok(text.to_owned()),
         _ => Err("expected the URL of an SQS queue"),

@@ -1,7 +1,7 @@
 //! The poller's settings.
 
-use aws_names::Region;
 use aws_support::settings::{Settings, SettingsError, queue_url};
+use aws_text::Region;
 
 /// The poller's settings, from its environment variables.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -137,11 +137,7 @@ pub fn pack(messages: &[Message]) -> Vec<Vec<&Message>> {
 
 /// Sends messages. Entries that failed by SQS's fault are sent again, the others are reported; a batch that SQS
 /// refuses as a whole is sent entry by entry, so that one bad message costs no other.
-pub async fn deliver<S: EventSink>(
-    sink: &S,
-    messages: &[Message],
-    deadline: &Deadline,
-) -> Delivery {
+pub async fn deliver<S: EventSink>(sink: &S, messages: &[Message], deadline: &Deadline) -> Delivery {
     let mut delivery = Delivery::default();
     for message in messages.iter().filter(|m| m.size() > MAX_BATCH_BYTES) {
         let reason = format!("{} bytes, of {MAX_BATCH_BYTES} at most", message.size());
@@ -156,11 +152,7 @@ pub async fn deliver<S: EventSink>(
     delivery
 }
 
-async fn deliver_batch<S: EventSink>(
-    sink: &S,
-    batch: Vec<&Message>,
-    deadline: &Deadline,
-) -> Delivery {
+async fn deliver_batch<S: EventSink>(sink: &S, batch: Vec<&Message>, deadline: &Deadline) -> Delivery {
     match deliver_entries(sink, batch.clone(), deadline).await {
         Delivery {
             error: Some(error),
@@ -174,11 +166,7 @@ async fn deliver_batch<S: EventSink>(
 }
 
 /// Offers the entries until each is confirmed or refused, `MAX_ROUNDS` times at most.
-async fn deliver_entries<S: EventSink>(
-    sink: &S,
-    mut pending: Vec<&Message>,
-    deadline: &Deadline,
-) -> Delivery {
+async fn deliver_entries<S: EventSink>(sink: &S, mut pending: Vec<&Message>, deadline: &Deadline) -> Delivery {
     let mut delivery = Delivery::default();
     let mut pause = FIRST_PAUSE;
     for round in 1..=MAX_ROUNDS {
@@ -194,13 +182,10 @@ async fn deliver_entries<S: EventSink>(
             match outcome {
                 EntryOutcome::Confirmed => delivery.confirmed.push(message.event_id.clone()),
                 EntryOutcome::Failed {
-                    sender_fault: false,
-                    ..
+                    sender_fault: false, ..
                 } if round < MAX_ROUNDS => again.push(*message),
                 EntryOutcome::Failed {
-                    code,
-                    message: reason,
-                    ..
+                    code, message: reason, ..
                 } => delivery.refuse(message, &code, &reason),
             }
         }
@@ -230,11 +215,7 @@ async fn deliver_one_by_one<S: EventSink>(
         let mut one = deliver_entries(sink, vec![message], deadline).await;
         match one.error.take() {
             Some(error) if error.kind == ErrorKind::Rejected => {
-                delivery.refuse(
-                    message,
-                    error.code.as_deref().unwrap_or("Rejected"),
-                    &error.message,
-                );
+                delivery.refuse(message, error.code.as_deref().unwrap_or("Rejected"), &error.message);
             }
             Some(error) => {
                 delivery.absorb(one);
@@ -302,11 +283,7 @@ mod tests {
     }
 
     impl EventSink for Queue {
-        async fn send(
-            &self,
-            batch: &[&Message],
-            _: &Deadline,
-        ) -> Result<Vec<EntryOutcome>, AwsError> {
+        async fn send(&self, batch: &[&Message], _: &Deadline) -> Result<Vec<EntryOutcome>, AwsError> {
             let ids: Vec<String> = batch.iter().map(|m| m.event_id.clone()).collect();
             self.batches.borrow_mut().push(ids.clone());
             if let Some(kind) = self.down {
@@ -322,10 +299,7 @@ mod tests {
                     *left -= 1;
                     return failed(false);
                 }
-                self.outcomes
-                    .get(id)
-                    .cloned()
-                    .unwrap_or(EntryOutcome::Confirmed)
+                self.outcomes.get(id).cloned().unwrap_or(EntryOutcome::Confirmed)
             };
             Ok(ids.iter().map(outcome).collect())
         }
@@ -333,9 +307,7 @@ mod tests {
 
     async fn run(queue: &Queue, messages: &[Message]) -> Delivery {
         let mut delivery = deliver(queue, messages, &Deadline::after(Duration::from_mins(1))).await;
-        delivery
-            .confirmed
-            .sort_by_key(|id| id.parse::<usize>().unwrap());
+        delivery.confirmed.sort_by_key(|id| id.parse::<usize>().unwrap());
         delivery
     }
 
@@ -378,11 +350,7 @@ mod tests {
         };
         let delivery = run(&queue, &messages(4)).await;
         assert_eq!(delivery.confirmed, ["0", "3"]);
-        let refused: Vec<_> = delivery
-            .refused
-            .iter()
-            .map(|r| r.event_id.as_str())
-            .collect();
+        let refused: Vec<_> = delivery.refused.iter().map(|r| r.event_id.as_str()).collect();
         assert_eq!(refused, ["2", "1"]);
         // The entry at fault itself is not offered again.
         assert_eq!(queue.batches.borrow().len(), MAX_ROUNDS as usize);
@@ -404,11 +372,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_queue_that_refuses_everything_is_an_error_of_the_queue() {
-        for kind in [
-            ErrorKind::Rejected,
-            ErrorKind::AccessDenied,
-            ErrorKind::Unreachable,
-        ] {
+        for kind in [ErrorKind::Rejected, ErrorKind::AccessDenied, ErrorKind::Unreachable] {
             let queue = Queue {
                 down: Some(kind),
                 ..Queue::default()
@@ -422,11 +386,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_message_too_large_for_sqs_is_reported() {
         let queue = Queue::default();
-        let list = [
-            message(0, 5),
-            message(1, MAX_BATCH_BYTES + 1),
-            message(2, 5),
-        ];
+        let list = [message(0, 5), message(1, MAX_BATCH_BYTES + 1), message(2, 5)];
         let delivery = run(&queue, &list).await;
         assert_eq!(delivery.confirmed, ["0", "2"]);
         assert_eq!(delivery.refused[0].code, "MessageTooLong");

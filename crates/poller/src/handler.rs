@@ -4,12 +4,12 @@ use futures::future::join_all;
 use lambda_runtime::Diagnostic;
 use serde_json::Value;
 
-use aws_support::Deadline;
+use aws_support::{Clock, Deadline};
 
 use crate::config::Config;
 use crate::deliver::EventSink;
 use crate::input::Mode;
-use crate::poll::{Clock, poll_region};
+use crate::poll::poll_region;
 use crate::query::Query;
 use crate::report::{ConnectionReport, PollReport, RegionConnection, RegionError};
 use crate::security_hub::FindingSource;
@@ -34,23 +34,17 @@ impl<F: FindingSource, S: EventSink, C: Clock> Poller<F, S, C> {
     /// `InvalidInput` where the input asks for nothing the poller does: nothing has been polled. `PollFailed` where a
     /// region failed, after all of them are done; the whole report is in the log.
     pub async fn handle(&self, input: &Value, deadline: &Deadline) -> Result<Value, Diagnostic> {
-        let mode =
-            Mode::from_input(input).map_err(|error| failure("InvalidInput", error.to_string()))?;
+        let mode = Mode::from_input(input).map_err(|error| failure("InvalidInput", error.to_string()))?;
         let query = match mode {
             Mode::TestConnection => return answer(&self.test_connection(deadline).await),
             Mode::Incremental | Mode::Reconcile => Query::all(),
             Mode::Backfill { start, end } => Query::updated_between(start, end),
         };
-        let polls = self.config.regions.iter().map(|region| {
-            poll_region(
-                &self.source,
-                &self.sink,
-                &self.clock,
-                region,
-                &query,
-                deadline,
-            )
-        });
+        let polls = self
+            .config
+            .regions
+            .iter()
+            .map(|region| poll_region(&self.source, &self.sink, &self.clock, region, &query, deadline));
         let regions = join_all(polls).await;
         let report = PollReport {
             mode: mode.name(),
@@ -88,8 +82,9 @@ impl<F: FindingSource, S: EventSink, C: Clock> Poller<F, S, C> {
         let tests = self.config.regions.iter().map(async |region| {
             let error = match self.source.page(region, &query, None, deadline).await {
                 Ok(_) => None,
-                Err(error) => RegionError::of_call(&error, region)
-                    .or_else(|| Some(RegionError::no_answer_in_time(&error))),
+                Err(error) => {
+                    RegionError::of_call(&error, region).or_else(|| Some(RegionError::no_answer_in_time(&error)))
+                }
             };
             RegionConnection {
                 region: region.clone(),
@@ -126,8 +121,8 @@ mod tests {
     use std::collections::HashMap;
     use std::time::Duration;
 
-    use aws_names::Region;
     use aws_support::{AwsError, ErrorKind};
+    use aws_text::Region;
     use jiff::Timestamp;
     use serde_json::json;
 
@@ -150,11 +145,9 @@ mod tests {
             token: Option<&str>,
             _: &Deadline,
         ) -> Result<String, AwsError> {
-            self.calls.borrow_mut().push((
-                region.to_string(),
-                query.clone(),
-                token.map(str::to_owned),
-            ));
+            self.calls
+                .borrow_mut()
+                .push((region.to_string(), query.clone(), token.map(str::to_owned)));
             let index = token.map_or(0, |token| token.parse::<usize>().unwrap());
             self.pages[region.as_str()][index].clone()
         }
@@ -168,11 +161,7 @@ mod tests {
     }
 
     impl EventSink for Queue {
-        async fn send(
-            &self,
-            batch: &[&Message],
-            _: &Deadline,
-        ) -> Result<Vec<EntryOutcome>, AwsError> {
+        async fn send(&self, batch: &[&Message], _: &Deadline) -> Result<Vec<EntryOutcome>, AwsError> {
             if let Some(error) = &self.error {
                 return Err(error.clone());
             }
@@ -215,10 +204,7 @@ mod tests {
         }
     }
 
-    #[expect(
-        clippy::unnecessary_wraps,
-        reason = "it stands beside errors in the lists of pages"
-    )]
+    #[expect(clippy::unnecessary_wraps, reason = "it stands beside errors in the lists of pages")]
     fn page(ids: &[&str], token: Option<&str>) -> Result<String, AwsError> {
         let findings: Vec<_> = ids.iter().map(|id| json!({"Id": id})).collect();
         Ok(json!({"Findings": findings, "NextToken": token}).to_string())
@@ -233,9 +219,7 @@ mod tests {
     }
 
     async fn run(poller: &Poller<Hub, Queue, At>, input: Value) -> Result<Value, Diagnostic> {
-        poller
-            .handle(&input, &Deadline::after(Duration::from_mins(1)))
-            .await
+        poller.handle(&input, &Deadline::after(Duration::from_mins(1))).await
     }
 
     #[tokio::test]
@@ -244,11 +228,7 @@ mod tests {
             pages: HashMap::from([
                 (
                     "us-east-1",
-                    vec![
-                        page(&["a", "b"], Some("1")),
-                        page(&[], Some("2")),
-                        page(&["c"], None),
-                    ],
+                    vec![page(&["a", "b"], Some("1")), page(&[], Some("2")), page(&["c"], None)],
                 ),
                 ("eu-west-1", vec![page(&["d"], None)]),
             ]),
@@ -300,14 +280,8 @@ mod tests {
             ]),
             ..Hub::default()
         };
-        let poller = poller(
-            &["eu-west-1", "us-east-1", "eu-north-1"],
-            hub,
-            Queue::default(),
-        );
-        let failure = run(&poller, json!({"mode": "reconcile"}))
-            .await
-            .unwrap_err();
+        let poller = poller(&["eu-west-1", "us-east-1", "eu-north-1"], hub, Queue::default());
+        let failure = run(&poller, json!({"mode": "reconcile"})).await.unwrap_err();
         assert_eq!(failure.error_type, "PollFailed");
         assert_eq!(
             failure.error_message,
@@ -319,10 +293,7 @@ mod tests {
     #[tokio::test]
     async fn an_entry_that_sqs_refuses_costs_no_other_and_is_reported() {
         let hub = Hub {
-            pages: HashMap::from([(
-                "us-east-1",
-                vec![page(&["a", "bad"], Some("1")), page(&["c"], None)],
-            )]),
+            pages: HashMap::from([("us-east-1", vec![page(&["a", "bad"], Some("1")), page(&["c"], None)])]),
             ..Hub::default()
         };
         let queue = Queue {
@@ -332,9 +303,7 @@ mod tests {
         let poller = poller(&["us-east-1"], hub, queue);
         let failure = run(&poller, json!({})).await.unwrap_err();
         assert!(
-            failure
-                .error_message
-                .contains("us-east-1 (delivery_failed)"),
+            failure.error_message.contains("us-east-1 (delivery_failed)"),
             "{}",
             failure.error_message
         );
@@ -346,10 +315,7 @@ mod tests {
         let hub = Hub {
             pages: HashMap::from([(
                 "us-east-1",
-                vec![
-                    page(&["a"], Some("1")),
-                    Err(AwsError::out_of_time(GET_FINDINGS)),
-                ],
+                vec![page(&["a"], Some("1")), Err(AwsError::out_of_time(GET_FINDINGS))],
             )]),
             ..Hub::default()
         };
@@ -387,9 +353,7 @@ mod tests {
             }),
             ..Queue::default()
         };
-        let failure = run(&poller(&["us-east-1"], hub, queue), json!({}))
-            .await
-            .unwrap_err();
+        let failure = run(&poller(&["us-east-1"], hub, queue), json!({})).await.unwrap_err();
         assert!(failure.error_message.contains("us-east-1 (access_denied)"));
     }
 
@@ -401,12 +365,9 @@ mod tests {
         };
         let poller = poller(&["us-east-1"], hub, Queue::default());
         let (start, end) = ("2026-11-01T00:00:00Z", "2026-11-02T00:00:00Z");
-        let report = run(
-            &poller,
-            json!({"mode": "backfill", "start": start, "end": end}),
-        )
-        .await
-        .unwrap();
+        let report = run(&poller, json!({"mode": "backfill", "start": start, "end": end}))
+            .await
+            .unwrap();
         assert_eq!(report["mode"], "backfill");
         assert_eq!(
             poller.source.calls.borrow()[0].1,
@@ -436,24 +397,12 @@ mod tests {
             ]),
             ..Hub::default()
         };
-        let poller = poller(
-            &["us-east-1", "eu-west-1", "eu-north-1"],
-            hub,
-            Queue::default(),
-        );
-        let report = run(&poller, json!({"mode": "test_connection"}))
-            .await
-            .unwrap();
+        let poller = poller(&["us-east-1", "eu-west-1", "eu-north-1"], hub, Queue::default());
+        let report = run(&poller, json!({"mode": "test_connection"})).await.unwrap();
         assert_eq!(report["success"], false);
         assert_eq!(report["connector"], "aws_security_hub");
-        assert_eq!(
-            report["capabilities"],
-            json!(["PULL_ALERTS", "BLOCK_IP", "ALLOW_IP"])
-        );
-        assert_eq!(
-            report["regions"][0],
-            json!({"region": "us-east-1", "success": true})
-        );
+        assert_eq!(report["capabilities"], json!(["PULL_ALERTS", "BLOCK_IP", "ALLOW_IP"]));
+        assert_eq!(report["regions"][0], json!({"region": "us-east-1", "success": true}));
         assert_eq!(report["regions"][1]["error"]["code"], "access_denied");
         assert_eq!(report["regions"][2]["error"]["code"], "unreachable");
         let calls = poller.source.calls.borrow();

@@ -116,10 +116,7 @@ impl Mode {
             "backfill" => (backfill(input)?, &["mode", "start", "end"]),
             _ => return Err(wrong("mode", MODES, &input["mode"])),
         };
-        match input
-            .keys()
-            .find(|member| !known.contains(&member.as_str()))
-        {
+        match input.keys().find(|member| !known.contains(&member.as_str())) {
             None => Ok(mode),
             Some(member) => Err(InputError::Unknown {
                 member: member.clone(),

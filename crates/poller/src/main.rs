@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use aws_support::{Deadline, sdk};
+use aws_support::{Deadline, SystemClock, sdk};
 use lambda_runtime::{LambdaEvent, run, service_fn, tracing};
-use poller::poll::SystemClock;
 use poller::security_hub::SecurityHub;
 use poller::sqs::SqsQueue;
 use poller::{Config, Poller};
@@ -19,7 +18,7 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     sdk::restart_without_empty_endpoint_urls()?;
     tracing::init_default_subscriber();
     let poller = poller().await.inspect_err(|error| {
-        tracing::error!(error = format!("{error:#}"), "the function cannot start")
+        tracing::error!(error = format!("{error:#}"), "the function cannot start");
     })?;
     run(service_fn(async |event: LambdaEvent<Value>| {
         let deadline = Deadline::before(event.context.deadline(), RESERVE);
@@ -32,12 +31,8 @@ async fn poller() -> anyhow::Result<Poller<SecurityHub, SqsQueue, SystemClock>> 
     let config = Config::from_env().context("the settings are not usable")?;
     let aws = sdk::load().await;
     Ok(Poller {
-        source: SecurityHub::new(&aws, &config.regions)
-            .ok_or_else(|| anyhow!("the SDK has no HTTP client"))?,
-        sink: SqsQueue::new(
-            aws_sdk_sqs::Client::new(&aws),
-            config.findings_queue_url.clone(),
-        ),
+        source: SecurityHub::new(&aws, &config.regions).ok_or_else(|| anyhow!("the SDK has no HTTP client"))?,
+        sink: SqsQueue::new(aws_sdk_sqs::Client::new(&aws), config.findings_queue_url.clone()),
         clock: SystemClock,
         config,
     })

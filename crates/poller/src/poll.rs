@@ -3,30 +3,13 @@
 use std::borrow::Cow;
 
 use asff::{Event, Observed};
-use aws_names::Region;
-use aws_support::{AwsError, Deadline, ErrorKind};
-use jiff::Timestamp;
+use aws_support::{AwsError, Clock, Deadline, ErrorKind};
+use aws_text::Region;
 
 use crate::deliver::{self, EventSink, Message};
 use crate::query::Query;
 use crate::report::{GET_FINDINGS, RegionError, RegionReport};
 use crate::security_hub::FindingSource;
-
-/// Tells the time.
-pub trait Clock {
-    /// Now.
-    fn now(&self) -> Timestamp;
-}
-
-/// The system's clock.
-#[derive(Clone, Copy, Debug)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::now()
-    }
-}
 
 /// Delivers every finding of the query in one region. Memory is bounded: one page in hand, one on its way.
 pub async fn poll_region(
@@ -61,13 +44,12 @@ pub async fn poll_region(
         token = batch.token;
         report.pages += 1;
         report.findings_seen += batch.messages.len() as u64;
-        let (delivery, next) =
-            futures::join!(deliver::deliver(sink, &batch.messages, deadline), async {
-                match &token {
-                    Some(token) => Some(source.page(region, query, Some(token), deadline).await),
-                    None => None,
-                }
-            });
+        let (delivery, next) = futures::join!(deliver::deliver(sink, &batch.messages, deadline), async {
+            match &token {
+                Some(token) => Some(source.page(region, query, Some(token), deadline).await),
+                None => None,
+            }
+        });
         report.events_sent += delivery.confirmed.len() as u64;
         for refused in &delivery.refused {
             tracing::error!(
@@ -102,7 +84,7 @@ struct Batch {
 
 fn read_page(body: &str, region: &Region, clock: &impl Clock) -> Result<Batch, AwsError> {
     let page = asff::split(body).map_err(|error| unusable(&format!("{error}: {}", error.0)))?;
-    let at = format!("{:.3}", clock.now());
+    let at = clock.stamp();
     let observed = Observed {
         region: region.as_str(),
         at: &at,

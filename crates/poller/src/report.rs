@@ -1,7 +1,7 @@
 //! What the function answers, and the words for what went wrong.
 
-use aws_names::Region;
 use aws_support::{AwsError, ErrorKind};
+use aws_text::Region;
 use serde::Serialize;
 
 use crate::deliver::Refused;
@@ -120,8 +120,7 @@ impl RegionError {
             // The API reference has InvalidAccessException for "not subscribed"; some guides have the other.
             ErrorKind::Rejected | ErrorKind::AccessDenied
                 if error.has_code("InvalidAccessException")
-                    || (error.action == GET_FINDINGS
-                        && error.has_code("ResourceNotFoundException")) =>
+                    || (error.action == GET_FINDINGS && error.has_code("ResourceNotFoundException")) =>
             {
                 ErrorCode::NotSubscribed
             }
@@ -143,8 +142,7 @@ impl RegionError {
         Self {
             code: ErrorCode::Unreachable,
             message: error.to_string(),
-            remedy: "give the function more time, and check that its network reaches the service"
-                .to_owned(),
+            remedy: "give the function more time, and check that its network reaches the service".to_owned(),
         }
     }
 
@@ -152,11 +150,7 @@ impl RegionError {
     #[must_use]
     pub fn of_refused(refused: &[Refused]) -> Option<Self> {
         let first = refused.first()?;
-        let ids: Vec<&str> = refused
-            .iter()
-            .take(5)
-            .map(|r| r.event_id.as_str())
-            .collect();
+        let ids: Vec<&str> = refused.iter().take(5).map(|r| r.event_id.as_str()).collect();
         let more = if refused.len() > ids.len() {
             format!(" and {} more", refused.len() - ids.len())
         } else {

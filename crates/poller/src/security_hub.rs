@@ -9,16 +9,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_config::SdkConfig;
-use aws_names::Region;
 use aws_sdk_securityhub::Client;
 use aws_sdk_securityhub::config::Builder;
 use aws_sdk_securityhub::types::{
-    AwsSecurityFindingFilters, DateFilter, SortCriterion, SortOrder, StringFilter,
-    StringFilterComparison,
+    AwsSecurityFindingFilters, DateFilter, SortCriterion, SortOrder, StringFilter, StringFilterComparison,
 };
 use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
-    SharedHttpConnector,
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::result::ConnectorError;
@@ -26,6 +23,7 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
 use aws_support::{AwsError, Deadline, ErrorKind, call};
+use aws_text::Region;
 
 use crate::query::{Query, RECORD_STATE, WORKFLOW_STATUSES};
 use crate::report::GET_FINDINGS;
@@ -58,9 +56,7 @@ impl SecurityHub {
     pub fn new(config: &SdkConfig, regions: &[Region]) -> Option<Self> {
         let client = |region: &Region| {
             let config = Builder::from(config)
-                .region(aws_sdk_securityhub::config::Region::new(
-                    region.as_str().to_owned(),
-                ))
+                .region(aws_sdk_securityhub::config::Region::new(region.as_str().to_owned()))
                 .build();
             (region.clone(), Client::from_conf(config))
         };
@@ -103,9 +99,7 @@ impl FindingSource for SecurityHub {
             .customize()
             .config_override(Builder::default().http_client(capture.clone()));
         call(GET_FINDINGS, deadline, request.send()).await?;
-        capture
-            .take()
-            .ok_or_else(|| no_page("the answer has no body"))
+        capture.take().ok_or_else(|| no_page("the answer has no body"))
     }
 }
 
@@ -145,19 +139,12 @@ impl Capture {
     }
 
     fn take(&self) -> Option<String> {
-        self.body
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.body.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 impl HttpClient for Capture {
-    fn http_connector(
-        &self,
-        settings: &HttpConnectorSettings,
-        components: &RuntimeComponents,
-    ) -> SharedHttpConnector {
+    fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
         SharedHttpConnector::new(CapturingConnector {
             inner: self.inner.http_connector(settings, components),
             body: Arc::clone(&self.body),
@@ -206,7 +193,8 @@ mod tests {
 
     use super::*;
 
-    const PAGE: &str = "{ \"Findings\": [ {\"Severity\": 7, \"n\": 1.10, \"Unknown\": {\"b\":1,\"a\":[]}} ], \"NextToken\":\"t\" }\n";
+    const PAGE: &str =
+        "{ \"Findings\": [ {\"Severity\": 7, \"n\": 1.10, \"Unknown\": {\"b\":1,\"a\":[]}} ], \"NextToken\":\"t\" }\n";
 
     fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> ReplayEvent {
         let mut response = http::Response::builder().status(status);
@@ -237,18 +225,9 @@ mod tests {
         "eu-west-1".parse().unwrap()
     }
 
-    async fn page(
-        hub: &SecurityHub,
-        query: &Query,
-        token: Option<&str>,
-    ) -> Result<String, AwsError> {
-        hub.page(
-            &region(),
-            query,
-            token,
-            &Deadline::after(Duration::from_mins(1)),
-        )
-        .await
+    async fn page(hub: &SecurityHub, query: &Query, token: Option<&str>) -> Result<String, AwsError> {
+        hub.page(&region(), query, token, &Deadline::after(Duration::from_mins(1)))
+            .await
     }
 
     #[tokio::test]
@@ -268,8 +247,7 @@ mod tests {
         page(&hub, &query, Some("token")).await.unwrap();
         let request = http.actual_requests().next().unwrap();
         assert!(request.uri().contains("securityhub.eu-west-1"));
-        let body: serde_json::Value =
-            serde_json::from_slice(request.body().bytes().unwrap()).unwrap();
+        let body: serde_json::Value = serde_json::from_slice(request.body().bytes().unwrap()).unwrap();
         assert_eq!(
             body,
             serde_json::json!({

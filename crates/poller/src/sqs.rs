@@ -24,11 +24,7 @@ impl SqsQueue {
 }
 
 impl EventSink for SqsQueue {
-    async fn send(
-        &self,
-        batch: &[&Message],
-        deadline: &Deadline,
-    ) -> Result<Vec<EntryOutcome>, AwsError> {
+    async fn send(&self, batch: &[&Message], deadline: &Deadline) -> Result<Vec<EntryOutcome>, AwsError> {
         let entries = batch
             .iter()
             .enumerate()
@@ -50,8 +46,7 @@ impl EventSink for SqsQueue {
         let mut outcomes = vec![
             EntryOutcome::Failed {
                 code: "NoAnswer".to_owned(),
-                message: "the answer of SQS names the entry neither as sent nor as failed"
-                    .to_owned(),
+                message: "the answer of SQS names the entry neither as sent nor as failed".to_owned(),
                 sender_fault: false,
             };
             batch.len()
@@ -162,9 +157,7 @@ mod tests {
         assert!(
             matches!(&outcomes[0], EntryOutcome::Failed { code, sender_fault: true, .. } if code == "InvalidMessageContents")
         );
-        assert!(
-            matches!(&outcomes[1], EntryOutcome::Failed { code, sender_fault: false, .. } if code == "NoAnswer")
-        );
+        assert!(matches!(&outcomes[1], EntryOutcome::Failed { code, sender_fault: false, .. } if code == "NoAnswer"));
         assert_eq!(outcomes[2], EntryOutcome::Confirmed);
     }
 }

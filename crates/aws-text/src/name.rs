@@ -1,5 +1,4 @@
-//! Names of AWS things that are checked before they are used: a value of one of these types has the form AWS gives
-//! it. No client.
+//! Names of AWS things that are checked before they are used.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,6 +9,14 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAName {
     expected: &'static str,
+}
+
+impl NotAName {
+    /// What the text should be.
+    #[must_use]
+    pub fn expected(&self) -> &'static str {
+        self.expected
+    }
 }
 
 impl fmt::Display for NotAName {
@@ -84,10 +91,7 @@ fn is_region(text: &str) -> bool {
 
 fn is_security_group_id(text: &str) -> bool {
     text.strip_prefix("sg-").is_some_and(|digits| {
-        matches!(digits.len(), 8 | 17)
-            && digits
-                .bytes()
-                .all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'))
+        matches!(digits.len(), 8 | 17) && digits.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'))
     })
 }
 
@@ -100,9 +104,7 @@ fn is_role_arn(text: &str) -> bool {
     };
     let name = resource.strip_prefix("role/").unwrap_or_default();
     (*partition == "aws" || partition.starts_with("aws-"))
-        && partition
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b == b'-')
+        && partition.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')
         && account.len() == 12
         && account.bytes().all(|b| b.is_ascii_digit())
         && !name.is_empty()

@@ -1,0 +1,317 @@
+//! What may be asked for: protected targets and allowed roles.
+
+use std::str::FromStr;
+
+use aws_text::RoleArn;
+use ipnet::IpNet;
+
+use crate::request::{Action, Request};
+use crate::target::Target;
+use crate::{Refusal, RefusalCode};
+
+/// The settings that decide what may be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// `PROTECTED_CIDRS`: blocks that hold nothing to be blocked
+    pub protected: Vec<IpNet>,
+    /// `ALLOW_PRIVATE_TARGETS`: private addresses may be blocked
+    pub allow_private: bool,
+    /// `ALLOWED_ROLE_ARNS`: the roles that may be assumed
+    pub allowed_roles: Vec<RolePattern>,
+    /// `CONTAINMENT_TAG`: what makes a security group a block list
+    pub tag: Tag,
+}
+
+/// A tag's key and value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tag {
+    /// The key
+    pub key: String,
+    /// The value
+    pub value: String,
+}
+
+impl FromStr for Tag {
+    type Err = &'static str;
+
+    /// From `key=value`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok(Self {
+                key: key.to_owned(),
+                value: value.to_owned(),
+            }),
+            _ => Err("expected a tag as key=value"),
+        }
+    }
+}
+
+/// The ARN of a role, in which `*` stands for any text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RolePattern(String);
+
+impl FromStr for RolePattern {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_pattern = text.starts_with("arn:") && text.contains(":role/") || text == "*";
+        if is_pattern {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("expected role ARNs, in which * may stand for any text")
+        }
+    }
+}
+
+impl RolePattern {
+    /// Whether the role is one of those meant.
+    #[must_use]
+    pub fn matches(&self, role: &RoleArn) -> bool {
+        let mut parts = self.0.split('*');
+        let first = parts.next().unwrap_or_default();
+        let Some(mut rest) = role.as_str().strip_prefix(first) else {
+            return false;
+        };
+        let mut parts: Vec<&str> = parts.collect();
+        let Some(last) = parts.pop() else {
+            return rest.is_empty();
+        };
+        for part in parts {
+            match rest.find(part) {
+                Some(at) => rest = &rest[at + part.len()..],
+                None => return false,
+            }
+        }
+        rest.ends_with(last)
+    }
+}
+
+/// The shortest prefix that may be blocked.
+const MIN_PREFIX_V4: u8 = 24;
+const MIN_PREFIX_V6: u8 = 64;
+
+/// Never to be blocked: no address of the internet at large, and what an instance or its VPC itself needs.
+const NEVER: [(&str, &str); 11] = [
+    ("0.0.0.0/8", "unspecified"),
+    ("127.0.0.0/8", "loopback"),
+    ("169.254.0.0/16", "link-local"),
+    ("224.0.0.0/4", "multicast"),
+    ("255.255.255.255/32", "broadcast"),
+    ("::/128", "unspecified"),
+    ("::1/128", "loopback"),
+    ("fe80::/10", "link-local"),
+    ("ff00::/8", "multicast"),
+    // "Instance metadata and user data" and "Amazon DNS server" in the EC2 and VPC user guides
+    ("fd00:ec2::/32", "link-local (AWS instance services)"),
+    ("::ffff:0:0/96", "IPv4-mapped"),
+];
+
+/// Private: RFC 1918, RFC 6598 (shared, in use in VPCs), RFC 4193.
+const PRIVATE: [&str; 5] = [
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "100.64.0.0/10",
+    "fc00::/7",
+];
+
+impl Policy {
+    /// Whether the request may be looked into at all. `ALLOW_IP` only closes, so its target is not checked: what was
+    /// blocked under other settings can always be lifted.
+    ///
+    /// # Errors
+    /// `role_not_allowed` or `protected_target`.
+    pub fn check(&self, request: &Request) -> Result<(), Refusal> {
+        if let Some(role) = &request.role {
+            self.check_role(role)?;
+        }
+        match request.action {
+            Action::BlockIp => self.check_target(request.rule.source()),
+            Action::AllowIp => Ok(()),
+        }
+    }
+
+    fn check_role(&self, role: &RoleArn) -> Result<(), Refusal> {
+        if self.allowed_roles.iter().any(|pattern| pattern.matches(role)) {
+            return Ok(());
+        }
+        Err(Refusal {
+            code: RefusalCode::RoleNotAllowed,
+            message: format!("{role} matches none of ALLOWED_ROLE_ARNS"),
+            remedy: "add the role to ALLOWED_ROLE_ARNS of the containment function, or correct \
+                     params.aws_assume_role_arn"
+                .to_owned(),
+        })
+    }
+
+    fn check_target(&self, target: Target) -> Result<(), Refusal> {
+        let refuse = |why: String, remedy: &str| {
+            Err(Refusal {
+                code: RefusalCode::ProtectedTarget,
+                message: format!("{target} must not be blocked: {why}"),
+                remedy: remedy.to_owned(),
+            })
+        };
+        let network = target.network();
+        let min = match network {
+            IpNet::V4(_) => MIN_PREFIX_V4,
+            IpNet::V6(_) => MIN_PREFIX_V6,
+        };
+        if network.prefix_len() < min {
+            return refuse(
+                format!("it is wider than /{min}"),
+                "block the addresses seen, or blocks that are narrower",
+            );
+        }
+        if let Some((block, kind)) = NEVER.iter().find(|(block, _)| overlaps(target, block)) {
+            return refuse(
+                format!("{block} is {kind}"),
+                "correct the target; addresses of this kind are never those of an attacker",
+            );
+        }
+        if let Some(block) = self.protected.iter().find(|block| target.overlaps(block)) {
+            return refuse(
+                format!("{block} is one of PROTECTED_CIDRS"),
+                "correct the target, or take the block out of PROTECTED_CIDRS",
+            );
+        }
+        if let Some(block) = PRIVATE.iter().find(|block| overlaps(target, block))
+            && !self.allow_private
+        {
+            return refuse(
+                format!("{block} is private"),
+                "correct the target, or set ALLOW_PRIVATE_TARGETS to true",
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The blocks of the tables above are checked by a test.
+fn overlaps(target: Target, block: &str) -> bool {
+    block.parse().is_ok_and(|block: IpNet| target.overlaps(&block))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn policy() -> Policy {
+        Policy {
+            protected: vec!["198.51.100.64/26".parse().unwrap(), "2001:db8:5::/48".parse().unwrap()],
+            allow_private: false,
+            allowed_roles: vec![
+                "arn:aws:iam::*:role/aisoc-containment".parse().unwrap(),
+                "arn:aws:iam::111122223333:role/team/*".parse().unwrap(),
+            ],
+            tag: "aisoc:containment=blocklist".parse().unwrap(),
+        }
+    }
+
+    fn check(policy: &Policy, target: &str) -> Result<(), Refusal> {
+        policy.check_target(target.parse().unwrap())
+    }
+
+    #[test]
+    fn the_tables_hold_blocks() {
+        for block in NEVER.iter().map(|(block, _)| block).chain(&PRIVATE) {
+            let block: IpNet = block.parse().unwrap();
+            assert_eq!(block, block.trunc());
+        }
+    }
+
+    #[test]
+    fn the_internet_at_large_may_be_blocked() {
+        for target in [
+            "203.0.113.7",
+            "203.0.113.0/24",
+            "198.51.100.0/26",
+            "2001:db8::7",
+            "2001:db8:4::/64",
+            "172.32.0.1",
+            "100.128.0.1",
+        ] {
+            assert_eq!(check(&policy(), target), Ok(()), "{target}");
+        }
+    }
+
+    #[test]
+    fn protected_targets_say_why() {
+        for (target, why) in [
+            ("0.0.0.0", "0.0.0.0/8 is unspecified"),
+            ("127.0.0.1", "127.0.0.0/8 is loopback"),
+            ("169.254.169.254", "169.254.0.0/16 is link-local"),
+            ("224.0.0.1", "224.0.0.0/4 is multicast"),
+            ("255.255.255.255", "255.255.255.255/32 is broadcast"),
+            ("255.255.255.0/24", "255.255.255.255/32 is broadcast"),
+            ("::", "::/128 is unspecified"),
+            ("::1", "::1/128 is loopback"),
+            ("fe80::1", "fe80::/10 is link-local"),
+            ("ff02::1", "ff00::/8 is multicast"),
+            ("fd00:ec2::254", "fd00:ec2::/32 is link-local (AWS instance services)"),
+            ("0.0.0.0/0", "it is wider than /24"),
+            ("203.0.112.0/23", "it is wider than /24"),
+            ("::/0", "it is wider than /64"),
+            ("2001:db8::/63", "it is wider than /64"),
+            ("10.0.0.1", "10.0.0.0/8 is private"),
+            ("172.31.255.255", "172.16.0.0/12 is private"),
+            ("192.168.1.0/24", "192.168.0.0/16 is private"),
+            ("100.64.0.1", "100.64.0.0/10 is private"),
+            ("fd12:3456::1", "fc00::/7 is private"),
+            ("198.51.100.100", "198.51.100.64/26 is one of PROTECTED_CIDRS"),
+            ("198.51.100.0/24", "198.51.100.64/26 is one of PROTECTED_CIDRS"),
+            ("2001:db8:5:1::/64", "2001:db8:5::/48 is one of PROTECTED_CIDRS"),
+        ] {
+            let refusal = check(&policy(), target).unwrap_err();
+            assert_eq!(refusal.code, RefusalCode::ProtectedTarget);
+            assert!(refusal.message.ends_with(why), "{target}: {}", refusal.message);
+        }
+    }
+
+    #[test]
+    fn private_targets_can_be_allowed_and_nothing_else_with_them() {
+        let policy = Policy {
+            allow_private: true,
+            ..policy()
+        };
+        assert_eq!(check(&policy, "10.0.0.1"), Ok(()));
+        for target in ["169.254.169.254", "fd00:ec2::253", "10.0.0.0/16", "127.0.0.1"] {
+            assert!(check(&policy, target).is_err(), "{target}");
+        }
+    }
+
+    #[test]
+    fn roles_are_matched_whole() {
+        let allowed = |role: &str| policy().check_role(&role.parse().unwrap()).is_ok();
+        assert!(allowed("arn:aws:iam::444455556666:role/aisoc-containment"));
+        assert!(allowed("arn:aws:iam::111122223333:role/team/any"));
+        for role in [
+            "arn:aws:iam::444455556666:role/aisoc-containment-2",
+            "arn:aws:iam::444455556666:role/x-aisoc-containment",
+            "arn:aws:iam::444455556666:role/path/aisoc-containment",
+            "arn:aws-cn:iam::444455556666:role/aisoc-containment",
+            "arn:aws:iam::444455556666:role/team/any",
+        ] {
+            assert!(!allowed(role), "{role}");
+        }
+        let none = Policy {
+            allowed_roles: vec![],
+            ..policy()
+        };
+        let role = "arn:aws:iam::444455556666:role/r".parse().unwrap();
+        assert_eq!(none.check_role(&role).unwrap_err().code, RefusalCode::RoleNotAllowed);
+    }
+
+    #[test]
+    fn patterns_with_several_stars() {
+        let matches =
+            |pattern: &str, role: &str| pattern.parse::<RolePattern>().unwrap().matches(&role.parse().unwrap());
+        let role = "arn:aws:iam::444455556666:role/a-b-c";
+        assert!(matches("*", role));
+        assert!(matches("arn:*:iam::*:role/a*c", role));
+        assert!(matches(role, role));
+        assert!(!matches("arn:*:iam::*:role/a*b", role));
+        assert!(!matches("arn:aws:iam::444455556666:role/a-b-c*c", role));
+        assert!("admin".parse::<RolePattern>().is_err());
+    }
+}

@@ -1,0 +1,249 @@
+//! The function's own account, and others by `AssumeRole`.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use aws_config::SdkConfig;
+use aws_credential_types::Credentials;
+use aws_support::{AwsError, Deadline, ErrorKind, call};
+use aws_text::{Region, RoleArn};
+use tokio::sync::Mutex;
+
+use crate::ec2::{Ec2, SecurityGroups};
+use crate::failure::ASSUME_ROLE;
+
+/// Accounts whose security groups can be reached.
+pub trait Accounts {
+    /// The groups of an account and region.
+    type Groups: SecurityGroups;
+
+    /// The groups of `region` in the account of `role`; in the function's own without a role.
+    ///
+    /// # Errors
+    /// Where the role cannot be assumed.
+    fn groups(
+        &self,
+        role: Option<&RoleArn>,
+        region: &Region,
+        deadline: &Deadline,
+    ) -> impl Future<Output = Result<Self::Groups, AwsError>>;
+
+    /// Forgets the role's credentials, which EC2 said have run out.
+    fn forget(&self, role: &RoleArn) -> impl Future<Output = ()>;
+}
+
+/// The session's name, which CloudTrail records.
+const SESSION_NAME: &str = "aisoc-containment";
+
+/// Credentials are used no longer than this before they run out.
+const MARGIN: Duration = Duration::from_mins(5);
+
+/// AWS accounts. Credentials of a role are kept for their life, clients for that of their credentials.
+#[derive(Debug)]
+pub struct AwsAccounts {
+    config: SdkConfig,
+    sts: aws_sdk_sts::Client,
+    external_id: Option<String>,
+    /// By role; `None` is the function's own account
+    sessions: Mutex<HashMap<Option<RoleArn>, Session>>,
+}
+
+/// A role's credentials and the clients made with them.
+#[derive(Debug)]
+struct Session {
+    /// `None` for those of the configuration, which keep themselves fresh
+    credentials: Option<Credentials>,
+    clients: HashMap<Region, Ec2>,
+}
+
+impl Session {
+    fn is_fresh(&self, now: SystemTime) -> bool {
+        self.credentials
+            .as_ref()
+            .is_none_or(|credentials| credentials.expiry().is_some_and(|expiry| now + MARGIN < expiry))
+    }
+}
+
+impl AwsAccounts {
+    /// Accounts reached with the configuration's credentials.
+    #[must_use]
+    pub fn new(config: SdkConfig, sts: aws_sdk_sts::Client, external_id: Option<String>) -> Self {
+        Self {
+            config,
+            sts,
+            external_id,
+            sessions: Mutex::default(),
+        }
+    }
+
+    fn client(&self, region: &Region, credentials: Option<&Credentials>) -> Ec2 {
+        let mut config = aws_sdk_ec2::config::Builder::from(&self.config)
+            .region(aws_sdk_ec2::config::Region::new(region.as_str().to_owned()));
+        if let Some(credentials) = credentials {
+            config = config.credentials_provider(credentials.clone());
+        }
+        Ec2::new(aws_sdk_ec2::Client::from_conf(config.build()))
+    }
+
+    async fn assume(&self, role: &RoleArn, deadline: &Deadline) -> Result<Credentials, AwsError> {
+        let request = self
+            .sts
+            .assume_role()
+            .role_arn(role.as_str())
+            .role_session_name(SESSION_NAME)
+            .set_external_id(self.external_id.clone());
+        let answer = call(ASSUME_ROLE, deadline, request.send()).await?;
+        let credentials = answer.credentials.ok_or_else(|| AwsError {
+            kind: ErrorKind::Unreachable,
+            message: "the answer holds no credentials".to_owned(),
+            ..AwsError::out_of_time(ASSUME_ROLE)
+        })?;
+        Ok(Credentials::new(
+            credentials.access_key_id,
+            credentials.secret_access_key,
+            Some(credentials.session_token),
+            SystemTime::try_from(credentials.expiration).ok(),
+            "AssumeRole",
+        ))
+    }
+}
+
+impl Accounts for AwsAccounts {
+    type Groups = Ec2;
+
+    async fn groups(&self, role: Option<&RoleArn>, region: &Region, deadline: &Deadline) -> Result<Ec2, AwsError> {
+        // Held while the role is assumed: two requests for one role assume it once.
+        let mut sessions = self.sessions.lock().await;
+        let key = role.cloned();
+        let kept = sessions
+            .remove(&key)
+            .filter(|session| session.is_fresh(SystemTime::now()));
+        let session = match (kept, role) {
+            (Some(session), _) => session,
+            (None, role) => Session {
+                credentials: match role {
+                    Some(role) => Some(self.assume(role, deadline).await?),
+                    None => None,
+                },
+                clients: HashMap::new(),
+            },
+        };
+        let Session { credentials, clients } = sessions.entry(key).insert_entry(session).into_mut();
+        let client = clients
+            .entry(region.clone())
+            .or_insert_with(|| self.client(region, credentials.as_ref()));
+        Ok(client.clone())
+    }
+
+    async fn forget(&self, role: &RoleArn) {
+        self.sessions.lock().await.remove(&Some(role.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_config::BehaviorVersion;
+    use aws_sdk_sts::operation::assume_role::{AssumeRoleError, AssumeRoleOutput};
+    use aws_smithy_mocks::{MockResponseInterceptor, Rule, create_mock_http_client, mock};
+    use aws_smithy_types::DateTime;
+    use aws_smithy_types::error::ErrorMetadata;
+
+    use super::*;
+
+    fn accounts(rule: &Rule) -> AwsAccounts {
+        let config = aws_sdk_sts::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(aws_sdk_sts::config::Region::new("us-east-1"))
+            .credentials_provider(Credentials::new("id", "secret", None, None, "test"))
+            .http_client(create_mock_http_client())
+            .interceptor(MockResponseInterceptor::new().with_rule(rule))
+            .build();
+        let shared = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .http_client(create_mock_http_client())
+            .build();
+        AwsAccounts::new(
+            shared,
+            aws_sdk_sts::Client::from_conf(config),
+            Some("external".to_owned()),
+        )
+    }
+
+    fn assumed(valid_for: Duration) -> Rule {
+        mock!(aws_sdk_sts::Client::assume_role)
+            .match_requests(|r| {
+                r.role_session_name() == Some("aisoc-containment") && r.external_id() == Some("external")
+            })
+            .sequence()
+            .output(move || {
+                AssumeRoleOutput::builder()
+                    .credentials(
+                        aws_sdk_sts::types::Credentials::builder()
+                            .access_key_id("id")
+                            .secret_access_key("secret")
+                            .session_token("token")
+                            .expiration(DateTime::from(SystemTime::now() + valid_for))
+                            .build()
+                            .unwrap(),
+                    )
+                    .build()
+            })
+            .times(9)
+            .build()
+    }
+
+    fn role(name: &str) -> RoleArn {
+        format!("arn:aws:iam::111122223333:role/{name}").parse().unwrap()
+    }
+
+    async fn ask(accounts: &AwsAccounts, role: Option<&RoleArn>, region: &str) -> Result<Ec2, AwsError> {
+        accounts
+            .groups(role, &region.parse().unwrap(), &Deadline::after(Duration::from_mins(1)))
+            .await
+    }
+
+    #[tokio::test]
+    async fn a_role_is_assumed_once_for_all_regions() {
+        let rule = assumed(Duration::from_hours(1));
+        let accounts = accounts(&rule);
+        for region in ["us-east-1", "eu-west-1", "us-east-1"] {
+            ask(&accounts, Some(&role("a")), region).await.unwrap();
+        }
+        assert_eq!(rule.num_calls(), 1);
+        ask(&accounts, Some(&role("b")), "us-east-1").await.unwrap();
+        assert_eq!(rule.num_calls(), 2);
+    }
+
+    #[tokio::test]
+    async fn credentials_about_to_run_out_or_forgotten_are_fetched_anew() {
+        let rule = assumed(Duration::from_mins(4));
+        let short = accounts(&rule);
+        for _ in 0..2 {
+            ask(&short, Some(&role("a")), "us-east-1").await.unwrap();
+        }
+        assert_eq!(rule.num_calls(), 2);
+
+        let rule = assumed(Duration::from_hours(1));
+        let long = accounts(&rule);
+        ask(&long, Some(&role("a")), "us-east-1").await.unwrap();
+        long.forget(&role("a")).await;
+        ask(&long, Some(&role("a")), "us-east-1").await.unwrap();
+        assert_eq!(rule.num_calls(), 2);
+    }
+
+    #[tokio::test]
+    async fn without_a_role_none_is_assumed() {
+        let rule = assumed(Duration::from_hours(1));
+        ask(&accounts(&rule), None, "us-east-1").await.unwrap();
+        assert_eq!(rule.num_calls(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_role_that_cannot_be_assumed_is_an_error_and_no_other_account() {
+        let rule = mock!(aws_sdk_sts::Client::assume_role)
+            .then_error(|| AssumeRoleError::generic(ErrorMetadata::builder().code("AccessDenied").build()));
+        let error = ask(&accounts(&rule), Some(&role("a")), "us-east-1").await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::AccessDenied);
+        assert_eq!(error.action, "sts:AssumeRole");
+    }
+}
