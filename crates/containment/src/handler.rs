@@ -1,11 +1,12 @@
 //! One invocation: an SQS event or a bare request in, the messages to hand back or the result out.
 
+use std::collections::HashMap;
+
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
 use aws_support::{Clock, Deadline};
 use containment_plan::{Outcome, Request};
 use futures::future::join_all;
 use lambda_runtime::Diagnostic;
-use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
@@ -135,12 +136,7 @@ impl<A: Accounts, C: Clock, R: ResultSink> Containment<A, C, R> {
 
 /// An object with a member `Records`.
 fn is_sqs_event(input: &str) -> bool {
-    #[derive(Deserialize)]
-    struct Probe {
-        #[serde(rename = "Records")]
-        _records: IgnoredAny,
-    }
-    serde_json::from_str::<Probe>(input).is_ok()
+    serde_json::from_str::<HashMap<String, IgnoredAny>>(input).is_ok_and(|members| members.contains_key("Records"))
 }
 
 /// Indices of records by message group, in their order. Without a group (a standard queue) each is its own.
@@ -178,7 +174,7 @@ fn failure(error_type: &str, error_message: String) -> Diagnostic {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
-    use std::collections::{BTreeMap, HashMap};
+    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use aws_support::{AwsError, ErrorKind};
@@ -640,6 +636,12 @@ mod tests {
             assert_eq!(failure.error_type, "InvalidInput", "{input}");
             assert!(world.calls.borrow().is_empty());
         }
+    }
+
+    #[tokio::test]
+    async fn an_array_is_no_sqs_event() {
+        let answer = bare(&World::default(), &json!([{"messageId": "m", "body": "{}"}])).await;
+        assert_eq!(answer["status"], "rejected");
     }
 
     #[tokio::test]

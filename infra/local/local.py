@@ -1,0 +1,261 @@
+"""The connector on this machine: a stand-in for AWS, and the real functions under Lambda's runtime interface emulator.
+
+Used by the demo and by the integration tests. Everything started here is ended with the process that started it, also
+when that one is killed.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, Self
+
+import boto3
+import samcli
+from botocore.config import Config
+
+LOCAL = Path(__file__).resolve().parent
+ROOT = LOCAL.parent.parent
+# Ships inside the wheel of the SAM CLI: the program that stands in the place of Lambda in AWS's own images.
+EMULATOR = Path(samcli.__file__).parent / "local" / "rapid" / "aws-lambda-rie-x86_64"
+ACCOUNT = "123456789012"  # moto's own
+REGION = "us-east-1"
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "standin", "AWS_SECRET_ACCESS_KEY": "standin", "AWS_SESSION_TOKEN": "standin"}
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+def _end_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _spawn(command: list[str], **options: Any) -> subprocess.Popen[str]:
+    # A group of its own, so that Ctrl-C reaches the parent alone, which then ends its children in order.
+    return subprocess.Popen(command, preexec_fn=_end_with_parent, start_new_session=True, text=True, **options)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ends a process and what it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+class StandIn:
+    """AWS on this machine."""
+
+    def __init__(self) -> None:
+        self._process = _spawn(
+            [sys.executable, "-m", "standin"],
+            cwd=LOCAL,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            stdout=subprocess.PIPE,
+        )
+        assert self._process.stdout
+        self.url = self._process.stdout.readline().strip()
+        if not self.url:
+            raise RuntimeError("the stand-in for AWS did not start; what it printed stands above")
+
+    def client(self, service: str, region: str = REGION, credentials: dict[str, str] | None = None) -> Any:
+        keys = credentials or {}
+        return boto3.client(
+            service,
+            region_name=region,
+            endpoint_url=self.url,
+            aws_access_key_id=keys.get("AccessKeyId", "standin"),
+            aws_secret_access_key=keys.get("SecretAccessKey", "standin"),
+            aws_session_token=keys.get("SessionToken"),
+            config=Config(retries={"total_max_attempts": 1}),
+        )
+
+    def account(self, account: str) -> dict[str, str]:
+        """Credentials of another account."""
+        role = f"arn:aws:iam::{account}:role/tests"
+        return self.client("sts").assume_role(RoleArn=role, RoleSessionName="tests")["Credentials"]
+
+    def import_findings(self, texts: list[str], region: str = REGION) -> None:
+        """BatchImportFindings with the findings as they are, whatever they hold; boto3 would write them anew."""
+        self._own(
+            "POST",
+            "/findings/import",
+            '{"Findings": [' + ", ".join(texts) + "]}",
+            {"Authorization": f"AWS4-HMAC-SHA256 Credential=standin/20261123/{region}/securityhub/aws4_request, "},
+        )
+
+    def calls(self) -> list[dict[str, str]]:
+        return json.loads(self._own("GET", "/standin/calls"))
+
+    def fail(self, *faults: dict[str, Any]) -> None:
+        self._own("POST", "/standin/faults", json.dumps(faults))
+
+    def reset(self) -> None:
+        self._own("POST", "/standin/reset")
+
+    def _own(self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None) -> bytes:
+        request = urllib.request.Request(
+            self.url + path,
+            method=method,
+            data=body.encode() if body is not None else None,
+            headers={"Content-Type": "application/json", **(headers or {})},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.read()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _end(self._process)
+
+
+class FunctionError(Exception):
+    """The function answered with an error."""
+
+    def __init__(self, answer: dict[str, Any]):
+        super().__init__(f"{answer.get('errorType')}: {answer.get('errorMessage')}")
+        self.type = answer.get("errorType")
+        self.message = answer.get("errorMessage", "")
+
+
+class Function:
+    """A function's binary under the runtime interface emulator."""
+
+    def __init__(self, binary: Path, environment: dict[str, str], timeout: int = 60):
+        self._log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 (closed with the function)
+        self.name = binary.name
+        env = {
+            "PATH": os.environ["PATH"],
+            "AWS_REGION": REGION,
+            "AWS_LAMBDA_FUNCTION_NAME": binary.name,
+            "AWS_LAMBDA_FUNCTION_TIMEOUT": str(timeout),
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "256",
+            "AWS_LAMBDA_LOG_FORMAT": "JSON",
+            **CREDENTIALS,
+            **environment,
+        }
+        self._process, self._port = self._start(binary, env)
+
+    def _start(self, binary: Path, env: dict[str, str]) -> tuple[subprocess.Popen[str], int]:
+        # The emulator takes no port 0. Between the choice of a free port and its use another process can take it:
+        # then the emulator ends, and others are chosen.
+        for _ in range(10):
+            invoke, runtime = _free_ports(2)
+            process = _spawn(
+                [
+                    str(EMULATOR),
+                    "--log-level=error",
+                    f"--runtime-interface-emulator-address=127.0.0.1:{invoke}",
+                    f"--runtime-api-address=127.0.0.1:{runtime}",
+                    str(binary),
+                ],
+                env=env,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+            )
+            while process.poll() is None:
+                if _accepts(invoke):
+                    return process, invoke
+                time.sleep(0.005)
+        raise RuntimeError(f"the runtime interface emulator does not start:\n{self.log()}")
+
+    def invoke(self, event: Any) -> Any:
+        """The answer to an event; a string is sent as it is."""
+        body = event if isinstance(event, str) else json.dumps(event)
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self._port}/2015-03-31/functions/function/invocations", data=body.encode()
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=300) as answer:
+                text = answer.read().decode()
+        except urllib.error.HTTPError as error:
+            text = error.read().decode()
+        if not text:  # so answers the emulator when the function's process ended before it asked for an event
+            raise FunctionError({"errorType": "Runtime.ExitError", "errorMessage": f"{self.name} has ended"})
+        answer = json.loads(text)
+        if isinstance(answer, dict) and "errorType" in answer:
+            raise FunctionError(answer)
+        return answer
+
+    def log(self) -> str:
+        """What the function and the emulator printed."""
+        self._log.seek(0)
+        return self._log.read()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _end(self._process)
+        self._log.close()
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return [s.getsockname()[1] for s in sockets]
+    finally:
+        for s in sockets:
+            s.close()
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+def binary(name: str) -> Path:
+    """The function's binary, as `cargo build` leaves it."""
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    return (ROOT / target / "debug" / name).resolve()
+
+
+def event(name: str) -> str:
+    """The text of a file of `events/`."""
+    return (ROOT / "events" / f"{name}.json").read_text()
+
+
+def drain(sqs: Any, url: str) -> list[dict[str, Any]]:
+    """Every message of a queue, which is then empty."""
+    messages = []
+    while True:
+        answer = sqs.receive_message(
+            QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"], AttributeNames=["All"]
+        )
+        batch = answer.get("Messages", [])
+        if not batch:
+            return messages
+        messages += batch
+        entries = [{"Id": str(i), "ReceiptHandle": m["ReceiptHandle"]} for i, m in enumerate(batch)]
+        sqs.delete_message_batch(QueueUrl=url, Entries=entries)
+
+
+def as_sqs_event(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """The event Lambda makes of received messages."""
+    return {
+        "Records": [
+            {
+                "messageId": message["MessageId"],
+                "receiptHandle": message["ReceiptHandle"],
+                "body": message["Body"],
+                "attributes": message.get("Attributes", {}),
+                "messageAttributes": {},
+                "md5OfBody": message["MD5OfBody"],
+                "eventSource": "aws:sqs",
+                "eventSourceARN": f"arn:aws:sqs:{REGION}:{ACCOUNT}:actions.fifo",
+                "awsRegion": REGION,
+            }
+            for message in messages
+        ]
+    }

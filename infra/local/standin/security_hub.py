@@ -1,0 +1,218 @@
+"""Security Hub's GetFindings and BatchImportFindings as AWS has them, over moto's backends.
+
+moto ignores Filters and SortCriteria, does not ask whether Security Hub is enabled, and gives findings out as its own
+JSON. Here a finding keeps the text it was imported with, so that a test can compare what left the connector with what
+was served, byte for byte. What this stand-in does not know (another filter, another comparison) is an error, never a
+filter that lets everything pass.
+"""
+
+import json
+import secrets
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from moto.securityhub.exceptions import SecurityHubClientError
+from moto.securityhub.models import SecurityHubBackend
+from moto.securityhub.responses import SecurityHubResponse
+
+MAX_PAGE_SIZE = 100
+_DECODER = json.JSONDecoder()
+_WHITE_SPACE = " \t\r\n"
+
+
+def raw_members(text: str) -> dict[str, str]:
+    """The members of a JSON object, each value as its text."""
+    return dict(_pairs(text))
+
+
+def raw_elements(text: str) -> list[str]:
+    """The elements of a JSON array, each as its text."""
+    at = _skip(text, 0, _WHITE_SPACE)
+    if text[at] != "[":
+        raise ValueError("no array")
+    at += 1
+    elements = []
+    while text[at := _skip(text, at, _WHITE_SPACE + ",")] != "]":
+        _, end = _DECODER.raw_decode(text, at)
+        elements.append(text[at:end])
+        at = end
+    return elements
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    at = _skip(text, 0, _WHITE_SPACE)
+    if text[at] != "{":
+        raise ValueError("no object")
+    at += 1
+    while text[at := _skip(text, at, _WHITE_SPACE + ",")] != "}":
+        name, at = _DECODER.raw_decode(text, at)
+        at = _skip(text, at, _WHITE_SPACE + ":")
+        _, end = _DECODER.raw_decode(text, at)
+        yield name, text[at:end]
+        at = end
+
+
+def _skip(text: str, at: int, characters: str) -> int:
+    while text[at] in characters:
+        at += 1
+    return at
+
+
+class Finding:
+    """A finding: its text, and what it is looked up by."""
+
+    def __init__(self, raw: str):
+        self.raw = raw
+        value = json.loads(raw)
+        self.value: dict[str, Any] = value if isinstance(value, dict) else {}
+        self.updated_at = _instant(self.get("UpdatedAt"))
+
+    def get(self, *path: str) -> str | None:
+        value: Any = self.value
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value if isinstance(value, str) else None
+
+    @property
+    def identity(self) -> Any:
+        """By this an import replaces an earlier one; a finding without an Id replaces nothing."""
+        finding_id = self.get("Id")
+        return (self.get("ProductArn"), finding_id) if finding_id else object()
+
+
+def _instant(text: str | None) -> datetime | None:
+    try:
+        instant = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None
+    if instant and instant.tzinfo is None:
+        instant = instant.replace(tzinfo=UTC)
+    return instant
+
+
+# What Security Hub itself fills in where the importer does not is taken as filled in; the text is left as it is.
+_STRING_FILTERS: dict[str, Callable[[Finding], str | None]] = {
+    "WorkflowStatus": lambda f: f.get("Workflow", "Status") or "NEW",
+    "RecordState": lambda f: f.get("RecordState") or "ACTIVE",
+    "SeverityLabel": lambda f: f.get("Severity", "Label"),
+    "ProductName": lambda f: f.get("ProductName"),
+    "AwsAccountId": lambda f: f.get("AwsAccountId"),
+    "Id": lambda f: f.get("Id"),
+}
+_ANY_OF = {
+    "EQUALS": lambda have, want: have == want,
+    "PREFIX": lambda have, want: have.startswith(want),
+}
+_NONE_OF = {
+    "NOT_EQUALS": _ANY_OF["EQUALS"],
+    "PREFIX_NOT_EQUALS": _ANY_OF["PREFIX"],
+}
+
+
+def _invalid_input(message: str) -> SecurityHubClientError:
+    return SecurityHubClientError("InvalidInputException", message)
+
+
+def _predicate(filters: dict[str, Any]) -> Callable[[Finding], bool]:
+    checks = []
+    for name, conditions in filters.items():
+        if not conditions:
+            continue
+        if name == "UpdatedAt":
+            checks.append(_date_check(conditions))
+        elif name in _STRING_FILTERS:
+            checks.append(_string_check(_STRING_FILTERS[name], conditions))
+        else:
+            raise _invalid_input(f"the stand-in does not know the filter {name}")
+    return lambda finding: all(check(finding) for check in checks)
+
+
+def _string_check(get: Callable[[Finding], str | None], conditions: list[dict[str, str]]) -> Callable[[Finding], bool]:
+    any_of = [(_ANY_OF[c["Comparison"]], c["Value"]) for c in conditions if c["Comparison"] in _ANY_OF]
+    none_of = [(_NONE_OF[c["Comparison"]], c["Value"]) for c in conditions if c["Comparison"] in _NONE_OF]
+    if len(any_of) + len(none_of) != len(conditions):
+        raise _invalid_input("the stand-in does not know a comparison")
+
+    def check(finding: Finding) -> bool:
+        have = get(finding) or ""
+        return (not any_of or any(matches(have, want) for matches, want in any_of)) and not any(
+            matches(have, want) for matches, want in none_of
+        )
+
+    return check
+
+
+def _date_check(conditions: list[dict[str, str]]) -> Callable[[Finding], bool]:
+    ranges = []
+    for condition in conditions:
+        start, end = _instant(condition.get("Start")), _instant(condition.get("End"))
+        if start is None or end is None or set(condition) != {"Start", "End"}:
+            raise _invalid_input(
+                "a DateFilter takes both Start and End, or a DateRange, which the stand-in does not know"
+            )
+        ranges.append((start, end))
+    return lambda finding: (
+        finding.updated_at is not None and any(start <= finding.updated_at <= end for start, end in ranges)
+    )
+
+
+def _order(criteria: list[dict[str, str]] | None) -> tuple[Callable[[Finding], Any], bool] | None:
+    if not criteria:
+        return None
+    if len(criteria) != 1 or criteria[0].get("Field") != "UpdatedAt":
+        raise _invalid_input("the stand-in sorts by UpdatedAt only")
+    earliest = datetime.min.replace(tzinfo=UTC)
+    return (lambda finding: finding.updated_at or earliest), criteria[0].get("SortOrder") == "desc"
+
+
+def _hub(backend: SecurityHubBackend) -> Any:
+    """The findings and open page tokens of a region, kept in moto's backend so that moto's reset clears them."""
+    if not hasattr(backend, "standin_findings"):
+        backend.standin_findings = {}
+        backend.standin_tokens = {}
+    if not backend.enabled:
+        message = f"Account {backend.account_id} is not subscribed to AWS Security Hub"
+        raise SecurityHubClientError("InvalidAccessException", message)
+    return backend
+
+
+def _get_findings(self: SecurityHubResponse) -> str:
+    hub = _hub(self.securityhub_backend)
+    request = json.loads(self.body or "{}")
+    size = request.get("MaxResults") or MAX_PAGE_SIZE
+    if not 1 <= size <= MAX_PAGE_SIZE:
+        raise _invalid_input("MaxResults must be from 1 to 100")
+    asked = (request.get("Filters") or {}, request.get("SortCriteria"))
+    token = request.get("NextToken")
+    if token:
+        pinned, rest = hub.standin_tokens.get(token, (None, []))
+        if pinned != asked:
+            raise _invalid_input("NextToken is not one of this query: filters and order must stay the same")
+    else:
+        accepts = _predicate(asked[0])
+        rest = [finding for finding in hub.standin_findings.values() if accepts(finding)]
+        order = _order(asked[1])
+        if order:
+            rest.sort(key=order[0], reverse=order[1])
+    page, rest = rest[:size], rest[size:]
+    members = ['"Findings": [' + ", ".join(finding.raw for finding in page) + "]"]
+    if rest:
+        token = secrets.token_urlsafe(32)
+        hub.standin_tokens[token] = (asked, rest)
+        members.append('"NextToken": ' + json.dumps(token))
+    return "{" + ", ".join(members) + "}"
+
+
+def _batch_import_findings(self: SecurityHubResponse) -> str:
+    hub = _hub(self.securityhub_backend)
+    findings = [Finding(raw) for raw in raw_elements(raw_members(self.body)["Findings"])]
+    for finding in findings:
+        hub.standin_findings[finding.identity] = finding
+    return json.dumps({"FailedCount": 0, "SuccessCount": len(findings), "FailedFindings": []})
+
+
+def install() -> None:
+    """Puts this module's answers in the place of moto's."""
+    SecurityHubResponse.get_findings = _get_findings
+    SecurityHubResponse.batch_import_findings = _batch_import_findings
