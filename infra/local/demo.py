@@ -1,0 +1,167 @@
+"""The main job on this machine: findings out, a block in, and out again. Ends with what was shown, or fails."""
+
+import json
+import sys
+from contextlib import ExitStack
+from typing import Any
+
+import local
+from standin.security_hub import raw_members
+
+BOLD, DIM, GREEN, RED, PLAIN = (
+    ("\033[1m", "\033[2m", "\033[32m", "\033[31m", "\033[0m") if sys.stdout.isatty() else [""] * 5
+)
+
+
+class NotShown(Exception):
+    """Something is not as the demo says."""
+
+
+def check(condition: bool, claim: str) -> None:
+    if not condition:
+        raise NotShown(claim)
+
+
+def step(title: str) -> None:
+    print(f"\n{BOLD}{title}{PLAIN}")
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    for row, style in [(head, DIM), *((row, "") for row in rows)]:
+        cells = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(f"   {style}{cells.rstrip()}{PLAIN}")
+
+
+def shortened(text: str | None, most: int) -> str:
+    text = text or "-"
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def show_events(events: list[dict[str, Any]]) -> None:
+    order = ["high", "medium", "low", "info"]
+    events = sorted(events, key=lambda event: (order.index(event["severity"]), event["updated_at"]))
+    rows = [
+        (
+            event["severity"],
+            event["product_name"],
+            shortened(event["title"], 52),
+            event["src_ip"] or "-",
+            (event["resources"] or [{}])[0].get("type") or "-",
+        )
+        for event in events
+    ]
+    table(("SEVERITY", "PRODUCT", "TITLE", "REMOTE ADDRESS", "RESOURCE"), rows)
+
+
+def show_rules(ec2: Any, group: str, when: str) -> list[dict[str, Any]]:
+    filters = [{"Name": "group-id", "Values": [group]}]
+    described = ec2.describe_security_group_rules(Filters=filters)["SecurityGroupRules"]
+    rules = [rule for rule in described if not rule["IsEgress"]]
+    print(f"   ingress rules of {group} {when}:" + ("" if rules else " none"))
+    for rule in rules:
+        ports = f"{rule['FromPort']}-{rule['ToPort']}"
+        source = rule.get("CidrIpv4") or rule.get("CidrIpv6")
+        print(f"     {rule['SecurityGroupRuleId']}  {rule['IpProtocol']} {ports} from {source}")
+        print(f"     {DIM}{rule['Description']}{PLAIN}")
+    return rules
+
+
+def show_result(result: dict[str, Any]) -> None:
+    print(f"   result: {BOLD}{result['status']}{PLAIN}", end="")
+    print("".join(f"  {name}={str(result[name]).lower()}" for name in ("changed", "verified", "enforced")))
+    print(f"   {result['summary']}")
+
+
+def main() -> None:
+    with ExitStack() as stack:
+        aws = stack.enter_context(local.StandIn())
+        hub, sqs, ec2 = aws.client("securityhub"), aws.client("sqs"), aws.client("ec2")
+        queues = {
+            name: sqs.create_queue(
+                QueueName=name,
+                Attributes={"FifoQueue": "true", "ContentBasedDeduplication": "true"} if name.endswith(".fifo") else {},
+            )["QueueUrl"]
+            for name in ("findings", "results", "actions.fifo")
+        }
+        environment = {"AWS_ENDPOINT_URL": aws.url}
+        poller = stack.enter_context(
+            local.Function(local.binary("poller"), {**environment, "FINDINGS_QUEUE_URL": queues["findings"]})
+        )
+        containment = stack.enter_context(
+            local.Function(local.binary("containment"), {**environment, "RESULTS_QUEUE_URL": queues["results"]})
+        )
+        print(f"{BOLD}AWS Security Hub connector for AiSOC: the main job on this machine{PLAIN}")
+        print(f"{DIM}Real: the two binaries, Lambda's runtime interface emulator, HTTP and the AWS SDK.")
+        print(f"Stand-in: AWS itself (moto's server on 127.0.0.1, with Security Hub's filters added by us).{PLAIN}")
+
+        step("1  Security Hub holds findings")
+        hub.enable_security_hub()
+        texts = [path.read_text().strip() for path in sorted((local.LOCAL / "findings").glob("*.json"))]
+        aws.import_findings(texts)
+        print(f"   {len(texts)}, of GuardDuty, Inspector, Macie, Config and a third party; 2 are archived or resolved")
+
+        step("2  The poller runs, as on its schedule")
+        report = poller.invoke(local.event("poll-scheduler"))
+        check(report["complete"] and report["events_sent"] == len(texts) - 2, "the poll is complete")
+        bodies = [message["Body"] for message in local.drain(sqs, queues["findings"])]
+        events = [json.loads(body) for body in bodies]
+        check(all(raw_members(body)["raw_event"] in texts for body in bodies), "each finding leaves as it was served")
+        print(f"   {len(events)} events reached the findings queue, raw_event to the byte what Security Hub served:")
+        show_events(events)
+
+        attack = next(event for event in sorted(events, key=lambda event: event["updated_at"]) if event["src_ip"])
+        target = attack["src_ip"]
+        step(f"3  A playbook answers {shortened(attack['title'], 40)!r} with BLOCK_IP {target}")
+        vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+        group = ec2.create_security_group(
+            GroupName="aisoc-blocklist",
+            Description="block list of AiSOC",
+            VpcId=vpc,
+            TagSpecifications=[
+                {"ResourceType": "security-group", "Tags": [{"Key": "aisoc:containment", "Value": "blocklist"}]}
+            ],
+        )["GroupId"]
+        show_rules(ec2, group, "before")
+
+        def act(action: str) -> dict[str, Any]:
+            """From the actions queue through the function to the results queue."""
+            request = {
+                "request_id": f"demo-{action.lower()}",
+                "action": action,
+                "target": target,
+                "params": {"aws_security_group_id": group},
+                "requested_by": "demo playbook",
+                "event_id": attack["event_id"],
+            }
+            sqs.send_message(QueueUrl=queues["actions.fifo"], MessageBody=json.dumps(request), MessageGroupId=group)
+            answer = containment.invoke(local.as_sqs_event(local.drain(sqs, queues["actions.fifo"])))
+            check(answer == {"batchItemFailures": []}, "the message is done with")
+            (message,) = local.drain(sqs, queues["results"])
+            return json.loads(message["Body"])
+
+        result = act("BLOCK_IP")
+        rules = show_rules(ec2, group, "after")
+        show_result(result)
+        check([rule.get("CidrIpv4") for rule in rules] == [f"{target}/32"], "the rule is there")
+        check(result["status"] == "succeeded" and result["changed"] and result["verified"], "the block is verified")
+
+        step("4  ALLOW_IP takes it back")
+        result = act("ALLOW_IP")
+        rules = show_rules(ec2, group, "after")
+        show_result(result)
+        check(rules == [] and result["changed"] and result["verified"], "the rule is gone")
+
+    print(
+        f"\n{GREEN}{BOLD}Shown:{PLAIN} {len(events)} of {len(texts)} findings (those NEW or NOTIFIED, and ACTIVE) "
+        f"came out unaltered; {target} went onto the block list and off it again, each time read back from EC2."
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except NotShown as claim:
+        sys.exit(f"{RED}not shown: {claim}{PLAIN}")
+    except KeyboardInterrupt:
+        sys.exit(130)
