@@ -29,7 +29,7 @@ test: python ## Every test: format, lints, units, both binaries against a local 
 	$(VENV)/ruff check infra
 	$(VENV)/ruff format --check infra
 	AWS_DEFAULT_REGION=us-east-1 $(VENV)/sam validate --lint --template template.yaml
-	$(VENV)/python -m pytest -c infra/local/pytest.ini infra/local/tests
+	$(VENV)/python -m pytest -c infra/local/pytest.ini --numprocesses 2 infra/local/tests
 
 .PHONY: build
 build: python ## Release artifacts for Lambda (sam build with cargo-lambda)

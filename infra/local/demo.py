@@ -3,6 +3,7 @@
 import json
 import sys
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import Any
 
 import local
@@ -86,7 +87,15 @@ def main() -> None:
         }
         environment = {"AWS_ENDPOINT_URL": aws.url}
         poller = stack.enter_context(
-            local.Function(local.binary("poller"), {**environment, "FINDINGS_QUEUE_URL": queues["findings"]})
+            local.Function(
+                local.binary("poller"),
+                {
+                    **environment,
+                    "FINDINGS_QUEUE_URL": queues["findings"],
+                    "STATE_TABLE_NAME": aws.state_table(),
+                    "INITIAL_LOOKBACK_SECONDS": "0",
+                },
+            )
         )
         containment = stack.enter_context(
             local.Function(local.binary("containment"), {**environment, "RESULTS_QUEUE_URL": queues["results"]})
@@ -110,9 +119,25 @@ def main() -> None:
         print(f"   {len(events)} events reached the findings queue, raw_event to the byte what Security Hub served:")
         show_events(events)
 
+        step("3  It runs again, with nothing new; then with one finding updated")
+        report = poller.invoke({"mode": "reconcile"})
+        seen, skipped = report["regions"][0]["findings_seen"], report["regions"][0]["duplicates_skipped"]
+        check((seen, skipped, report["events_sent"]) == (len(events), len(events), 0), "nothing is sent again")
+        print(f"   looked at all {seen} findings again: 0 events sent, {skipped} known from the state table")
+        port_probe = next(text for text in texts if "PortProbe" in text)
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        changed = port_probe.replace("2026-11-20T11:04:10.900Z", now).replace('"HIGH"', '"CRITICAL"')
+        check(changed != port_probe, "a finding is updated")
+        aws.import_findings([changed])
+        report = poller.invoke(local.event("poll-scheduler"))
+        (message,) = local.drain(sqs, queues["findings"])
+        check(report["events_sent"] == 1 and raw_members(message["Body"])["raw_event"] == changed, "one event is sent")
+        update = json.loads(message["Body"])
+        print(f"   1 event sent: {shortened(update['title'], 60)}, updated {update['updated_at']}")
+
         attack = next(event for event in sorted(events, key=lambda event: event["updated_at"]) if event["src_ip"])
         target = attack["src_ip"]
-        step(f"3  A playbook answers {shortened(attack['title'], 40)!r} with BLOCK_IP {target}")
+        step(f"4  A playbook answers {shortened(attack['title'], 40)!r} with BLOCK_IP {target}")
         vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
         group = ec2.create_security_group(
             GroupName="aisoc-blocklist",
@@ -146,16 +171,17 @@ def main() -> None:
         check([rule.get("CidrIpv4") for rule in rules] == [f"{target}/32"], "the rule is there")
         check(result["status"] == "succeeded" and result["changed"] and result["verified"], "the block is verified")
 
-        step("4  ALLOW_IP takes it back")
+        step("5  ALLOW_IP takes it back")
         result = act("ALLOW_IP")
         rules = show_rules(ec2, group, "after")
         show_result(result)
         check(rules == [] and result["changed"] and result["verified"], "the rule is gone")
 
     print(
-        f"\n{GREEN}{BOLD}Shown:{PLAIN} {len(events)} of {len(texts)} findings (those NEW or NOTIFIED, and ACTIVE) "
-        f"came out unaltered; {target} went onto the block list and off it again, each time read back from EC2."
+        f"\n{GREEN}{BOLD}Shown:{PLAIN} of {len(texts)} findings the {len(events)} that are NEW or NOTIFIED, and ACTIVE,"
     )
+    print("       came out unaltered, each once, and the update of one once more;")
+    print(f"       {target} went onto the block list and off it again, each time read back from EC2.")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -45,10 +46,23 @@ def _spawn(command: list[str], **options: Any) -> subprocess.Popen[str]:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Ends a process and what it started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    """Ends a process and all that came of it: the emulator puts the function into a group of its own."""
+    for pid in [process.pid, *_descendants(process.pid)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.wait()
+
+
+def _descendants(pid: int) -> list[int]:
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # pid (name) state parent ...; the name may hold anything
+            parents[int(entry.parent.name)] = int(entry.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for ancestor in found:
+        found += [child for child, parent in parents.items() if parent == ancestor]
+    return found[1:]
 
 
 class StandIn:
@@ -83,6 +97,16 @@ class StandIn:
         role = f"arn:aws:iam::{account}:role/tests"
         return self.client("sts").assume_role(RoleArn=role, RoleSessionName="tests")["Credentials"]
 
+    def state_table(self, name: str = "state") -> str:
+        """The poller's state table, as the template has it."""
+        self.client("dynamodb").create_table(
+            TableName=name,
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+        )
+        return name
+
     def import_findings(self, texts: list[str], region: str = REGION) -> None:
         """BatchImportFindings with the findings as they are, whatever they hold; boto3 would write them anew."""
         self._own(
@@ -97,6 +121,18 @@ class StandIn:
 
     def fail(self, *faults: dict[str, Any]) -> None:
         self._own("POST", "/standin/faults", json.dumps(faults))
+
+    def struck(self) -> dict[str, Any] | None:
+        """The call that a fault with `at` struck; of a fault that hangs, as soon as there is one."""
+        return json.loads(self._own("GET", "/standin/struck?wait=30"))
+
+    def wait_until_idle(self) -> None:
+        """Returns when no call is under way."""
+        self._own("GET", "/standin/idle")
+
+    def settings(self, **settings: Any) -> None:
+        """How Security Hub behaves, see `standin.security_hub.Settings`."""
+        self._own("POST", "/standin/settings", json.dumps(settings))
 
     def reset(self) -> None:
         self._own("POST", "/standin/reset")
@@ -133,6 +169,7 @@ class Function:
     def __init__(self, binary: Path, environment: dict[str, str], timeout: int = 60):
         self._log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 (closed with the function)
         self.name = binary.name
+        self.environment = environment
         env = {
             "PATH": os.environ["PATH"],
             "AWS_REGION": REGION,
@@ -185,6 +222,21 @@ class Function:
         if isinstance(answer, dict) and "errorType" in answer:
             raise FunctionError(answer)
         return answer
+
+    def start_invocation(self, event: Any) -> threading.Thread:
+        """Invokes, and waits for no answer: for a function that is about to be killed."""
+
+        def invoke() -> None:
+            with contextlib.suppress(OSError, FunctionError):
+                self.invoke(event)
+
+        thread = threading.Thread(target=invoke)
+        thread.start()
+        return thread
+
+    def kill(self) -> None:
+        """Ends the function's process, in the middle of whatever it does."""
+        _end(self._process)
 
     def log(self) -> str:
         """What the function and the emulator printed."""

@@ -78,6 +78,9 @@ pub struct Event<'a> {
     pub ingested_at: &'a str,
     /// The finding as Security Hub sent it
     pub raw_event: &'a RawValue,
+    /// `ProcessedAt`: when Security Hub received it, by its own clock. Not a member of the event
+    #[serde(skip)]
+    pub processed_at: Option<Cow<'a, str>>,
 }
 
 /// An element of `Resources`.
@@ -132,6 +135,7 @@ impl<'a> Event<'a> {
             last_observed_at: finding.str("LastObservedAt"),
             ingested_at: observed.at,
             raw_event: raw,
+            processed_at: finding.str("ProcessedAt"),
         }
     }
 

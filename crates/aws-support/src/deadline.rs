@@ -28,6 +28,12 @@ impl Deadline {
         Self(Instant::now() + time.min(Duration::from_hours(24 * 365)))
     }
 
+    /// A deadline this much later.
+    #[must_use]
+    pub fn later(&self, time: Duration) -> Self {
+        Self(self.0 + time)
+    }
+
     /// What is left.
     #[must_use]
     pub fn left(&self) -> Duration {

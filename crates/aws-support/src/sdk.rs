@@ -17,6 +17,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
 /// First attempt included.
 const MAX_ATTEMPTS: u32 = 4;
+/// The longest wait before the second attempt; it doubles with each further one.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(250);
 
 /// Credentials and region from the function's environment, one HTTP client for all that is made from it. Endpoints
 /// follow `AWS_ENDPOINT_URL` and `AWS_ENDPOINT_URL_<SERVICE>`.
@@ -26,7 +28,11 @@ pub async fn load() -> SdkConfig {
         .build_https();
     aws_config::defaults(BehaviorVersion::latest())
         .http_client(http_client)
-        .retry_config(RetryConfig::standard().with_max_attempts(MAX_ATTEMPTS))
+        .retry_config(
+            RetryConfig::standard()
+                .with_max_attempts(MAX_ATTEMPTS)
+                .with_initial_backoff(INITIAL_BACKOFF),
+        )
         .timeout_config(
             TimeoutConfig::builder()
                 .connect_timeout(CONNECT_TIMEOUT)

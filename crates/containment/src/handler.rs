@@ -7,8 +7,8 @@ use aws_support::{Clock, Deadline};
 use containment_plan::{Outcome, Request};
 use futures::future::join_all;
 use lambda_runtime::Diagnostic;
-use serde::de::IgnoredAny;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::accounts::Accounts;
 use crate::executor::{Executor, Verdict};
@@ -136,7 +136,7 @@ impl<A: Accounts, C: Clock, R: ResultSink> Containment<A, C, R> {
 
 /// An object with a member `Records`.
 fn is_sqs_event(input: &str) -> bool {
-    serde_json::from_str::<HashMap<String, IgnoredAny>>(input).is_ok_and(|members| members.contains_key("Records"))
+    serde_json::from_str::<HashMap<String, &RawValue>>(input).is_ok_and(|members| members.contains_key("Records"))
 }
 
 /// Indices of records by message group, in their order. Without a group (a standard queue) each is its own.

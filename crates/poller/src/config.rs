@@ -1,16 +1,43 @@
 //! The poller's settings.
 
+use std::time::Duration;
+
 use aws_support::settings::{Settings, SettingsError, queue_url};
 use aws_text::Region;
+
+use crate::query::Narrowing;
 
 /// The poller's settings, from its environment variables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `FINDINGS_QUEUE_URL`: where events go
     pub findings_queue_url: String,
+    /// `STATE_TABLE_NAME`: the DynamoDB table of what was delivered
+    pub state_table_name: String,
     /// `SECURITY_HUB_REGIONS`, else the function's own region; each once
     pub regions: Vec<Region>,
+    /// `SEVERITY_LABELS`, `PRODUCT_NAMES`, `AWS_ACCOUNT_IDS`: narrow the query
+    pub narrowing: Narrowing,
+    /// How far the reading of findings goes back
+    pub lookback: Lookback,
+    /// `STATE_TTL_DAYS`: how long a delivery is remembered
+    pub state_ttl: Duration,
 }
+
+/// How far the reading of findings goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lookback {
+    /// `LOOKBACK_SECONDS`: before the point up to which everything is delivered. `UpdatedAt` is the finding provider's
+    /// clock: a finding may arrive this much later than it says
+    pub overlap: Duration,
+    /// `INITIAL_LOOKBACK_SECONDS`: before the first poll; `None` for everything there is
+    pub initial: Option<Duration>,
+}
+
+/// Security Hub keeps findings 90 days after their last update ("Quotas" in its user guide). A delivery that is
+/// forgotten sooner would be made again.
+const MIN_STATE_TTL_DAYS: u64 = 91;
+const DAY: Duration = Duration::from_hours(24);
 
 impl Config {
     /// Reads the settings through `lookup`.
@@ -20,12 +47,30 @@ impl Config {
     pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
         let mut settings = Settings::new(lookup);
         let findings_queue_url = settings.required("FINDINGS_QUEUE_URL", queue_url);
+        let state_table_name = settings.required("STATE_TABLE_NAME", table_name);
         let regions = match settings.list("SECURITY_HUB_REGIONS", str::parse::<Region>) {
             Some(regions) => Some(regions),
             None => settings
                 .required("AWS_REGION", str::parse::<Region>)
                 .map(|own| vec![own]),
         };
+        let narrowing = Narrowing {
+            severity_labels: settings.list("SEVERITY_LABELS", severity_label).unwrap_or_default(),
+            product_names: settings.list("PRODUCT_NAMES", any_text).unwrap_or_default(),
+            aws_account_ids: settings.list("AWS_ACCOUNT_IDS", account_id).unwrap_or_default(),
+        };
+        let overlap = settings
+            .optional("LOOKBACK_SECONDS", seconds)
+            .unwrap_or(Duration::from_hours(1));
+        let initial = settings
+            .optional("INITIAL_LOOKBACK_SECONDS", seconds)
+            .unwrap_or(7 * DAY);
+        let state_ttl_days = settings
+            .optional("STATE_TTL_DAYS", |text| match text.parse::<u64>() {
+                Ok(days @ MIN_STATE_TTL_DAYS..=36_500) => Ok(days),
+                _ => Err("expected a whole number of days, 91 or more, for Security Hub keeps findings 90"),
+            })
+            .unwrap_or(120);
         settings.finish(|| {
             let mut unique = Vec::new();
             for region in regions? {
@@ -35,7 +80,14 @@ impl Config {
             }
             Some(Self {
                 findings_queue_url: findings_queue_url?,
+                state_table_name: state_table_name?,
                 regions: unique,
+                narrowing,
+                lookback: Lookback {
+                    overlap,
+                    initial: (!initial.is_zero()).then_some(initial),
+                },
+                state_ttl: Duration::from_hours(24 * state_ttl_days),
             })
         })
     }
@@ -47,6 +99,45 @@ impl Config {
     pub fn from_env() -> Result<Self, SettingsError> {
         Self::from_lookup(&|name| std::env::var(name).ok())
     }
+}
+
+/// Ten years are more than Security Hub has existed.
+fn seconds(text: &str) -> Result<Duration, &'static str> {
+    match text.parse::<u64>() {
+        Ok(seconds @ 0..=315_360_000) => Ok(Duration::from_secs(seconds)),
+        _ => Err("expected a whole number of seconds from 0 to 315360000"),
+    }
+}
+
+fn table_name(text: &str) -> Result<String, &'static str> {
+    let is_name =
+        (3..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    if is_name {
+        Ok(text.to_owned())
+    } else {
+        Err("expected the name of a DynamoDB table")
+    }
+}
+
+fn severity_label(text: &str) -> Result<String, &'static str> {
+    if asff::severity::Severity::from_label(text).is_some() {
+        Ok(text.to_owned())
+    } else {
+        Err("expected labels of ASFF: CRITICAL, HIGH, MEDIUM, LOW, INFORMATIONAL")
+    }
+}
+
+fn account_id(text: &str) -> Result<String, &'static str> {
+    if text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit()) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected account ids of 12 digits")
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "stands where a setting is checked")]
+fn any_text(text: &str) -> Result<String, &'static str> {
+    Ok(text.to_owned())
 }
 
 #[cfg(test)]
@@ -65,42 +156,83 @@ mod tests {
         "FINDINGS_QUEUE_URL",
         "https://sqs.us-east-1.amazonaws.com/111122223333/findings",
     );
+    const TABLE: (&str, &str) = ("STATE_TABLE_NAME", "state");
+    const REGION: (&str, &str) = ("AWS_REGION", "eu-west-1");
 
     #[test]
-    fn the_functions_own_region_is_the_default() {
-        let config = config(&[QUEUE, ("AWS_REGION", "eu-west-1")]).unwrap();
+    fn defaults() {
+        let config = config(&[QUEUE, TABLE, REGION]).unwrap();
         assert_eq!(config.findings_queue_url, QUEUE.1);
+        assert_eq!(config.state_table_name, "state");
         assert_eq!(config.regions, ["eu-west-1".parse().unwrap()]);
+        assert_eq!(config.narrowing, Narrowing::default());
+        assert_eq!(config.lookback.overlap, Duration::from_hours(1));
+        assert_eq!(config.lookback.initial, Some(Duration::from_hours(168)));
+        assert_eq!(config.state_ttl, 120 * DAY);
     }
 
     #[test]
-    fn each_region_is_polled_once() {
-        let regions = ("SECURITY_HUB_REGIONS", "us-east-1, eu-west-1,us-east-1,");
-        let config = config(&[QUEUE, regions]).unwrap();
+    fn every_setting_is_read() {
+        let config = config(&[
+            QUEUE,
+            TABLE,
+            ("SECURITY_HUB_REGIONS", "us-east-1, eu-west-1,us-east-1,"),
+            ("SEVERITY_LABELS", "CRITICAL,HIGH"),
+            ("PRODUCT_NAMES", "GuardDuty, Security Hub"),
+            ("AWS_ACCOUNT_IDS", "111122223333"),
+            ("LOOKBACK_SECONDS", "0"),
+            ("INITIAL_LOOKBACK_SECONDS", "0"),
+            ("STATE_TTL_DAYS", "91"),
+        ])
+        .unwrap();
         assert_eq!(
             config.regions,
             ["us-east-1".parse().unwrap(), "eu-west-1".parse().unwrap()]
         );
+        assert_eq!(config.narrowing.severity_labels, ["CRITICAL", "HIGH"]);
+        assert_eq!(config.narrowing.product_names, ["GuardDuty", "Security Hub"]);
+        assert_eq!(config.narrowing.aws_account_ids, ["111122223333"]);
+        assert_eq!(config.lookback.overlap, Duration::ZERO);
+        assert_eq!(config.lookback.initial, None);
+        assert_eq!(config.state_ttl, 91 * DAY);
     }
 
     #[test]
     fn all_that_is_missing_or_wrong_is_named_at_once() {
         assert_eq!(
             config(&[]).unwrap_err().problems,
-            ["FINDINGS_QUEUE_URL is not set", "AWS_REGION is not set"]
-        );
-        assert_eq!(
-            config(&[
-                ("FINDINGS_QUEUE_URL", "findings"),
-                ("SECURITY_HUB_REGIONS", "us-east-1,Ireland"),
-                ("AWS_REGION", "us-east-1")
-            ])
-            .unwrap_err()
-            .problems,
             [
-                "FINDINGS_QUEUE_URL: expected the URL of an SQS queue, not \"findings\"",
-                "SECURITY_HUB_REGIONS: expected a region's code such as us-east-1, not \"us-east-1,Ireland\""
+                "FINDINGS_QUEUE_URL is not set",
+                "STATE_TABLE_NAME is not set",
+                "AWS_REGION is not set"
             ]
         );
+        let problems = config(&[
+            ("FINDINGS_QUEUE_URL", "findings"),
+            ("STATE_TABLE_NAME", "arn:x"),
+            ("SECURITY_HUB_REGIONS", "us-east-1,Ireland"),
+            REGION,
+            ("SEVERITY_LABELS", "high"),
+            ("AWS_ACCOUNT_IDS", "1"),
+            ("LOOKBACK_SECONDS", "-1"),
+            ("INITIAL_LOOKBACK_SECONDS", "week"),
+            ("STATE_TTL_DAYS", "90"),
+        ])
+        .unwrap_err()
+        .problems;
+        let names = [
+            "FINDINGS_QUEUE_URL: expected the URL of an SQS queue, not \"findings\"",
+            "STATE_TABLE_NAME: ",
+            "SECURITY_HUB_REGIONS: expected a region's code such as us-east-1, not \"us-east-1,Ireland\"",
+            "SEVERITY_LABELS: ",
+            "AWS_ACCOUNT_IDS: ",
+            "LOOKBACK_SECONDS: ",
+            "INITIAL_LOOKBACK_SECONDS: ",
+            "STATE_TTL_DAYS: ",
+        ];
+        assert_eq!(problems.len(), names.len());
+        for (problem, name) in problems.iter().zip(names) {
+            assert!(problem.starts_with(name), "{problem}");
+        }
     }
 }

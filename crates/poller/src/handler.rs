@@ -1,50 +1,77 @@
 //! One invocation: input in, report out.
 
+use std::time::Duration;
+
+use aws_support::{Clock, Deadline};
 use futures::future::join_all;
 use lambda_runtime::Diagnostic;
 use serde_json::Value;
 
-use aws_support::{Clock, Deadline};
-
 use crate::config::Config;
 use crate::deliver::EventSink;
 use crate::input::Mode;
-use crate::poll::poll_region;
+use crate::ledger::DeliveryLedger;
+use crate::metrics;
+use crate::poll::RegionPoll;
 use crate::query::Query;
 use crate::report::{ConnectionReport, PollReport, RegionConnection, RegionError};
 use crate::security_hub::FindingSource;
 
+/// Takes lines of metrics.
+pub trait MetricSink {
+    /// Puts one line.
+    fn put(&self, line: &Value);
+}
+
 /// The function, with what it works on.
 #[derive(Debug)]
-pub struct Poller<F, S, C> {
+pub struct Poller<F, S, L, C, M> {
     /// Settings
     pub config: Config,
     /// Where findings come from
     pub source: F,
     /// Where events go
     pub sink: S,
+    /// What is remembered
+    pub ledger: L,
     /// The time
     pub clock: C,
+    /// Where metrics go
+    pub metrics: M,
 }
 
-impl<F: FindingSource, S: EventSink, C: Clock> Poller<F, S, C> {
-    /// Does what the input asks for, all regions side by side.
+/// With less than this left no further page is begun.
+const STOP_MARGIN: Duration = Duration::from_secs(5);
+
+impl<F: FindingSource, S: EventSink, L: DeliveryLedger, C: Clock, M: MetricSink> Poller<F, S, L, C, M> {
+    /// Does what the input asks for, all regions side by side. `run` names the invocation.
     ///
     /// # Errors
     /// `InvalidInput` where the input asks for nothing the poller does: nothing has been polled. `PollFailed` where a
     /// region failed, after all of them are done; the whole report is in the log.
-    pub async fn handle(&self, input: &Value, deadline: &Deadline) -> Result<Value, Diagnostic> {
+    pub async fn handle(&self, input: &Value, run: &str, deadline: &Deadline) -> Result<Value, Diagnostic> {
         let mode = Mode::from_input(input).map_err(|error| failure("InvalidInput", error.to_string()))?;
-        let query = match mode {
-            Mode::TestConnection => return answer(&self.test_connection(deadline).await),
-            Mode::Incremental | Mode::Reconcile => Query::all(),
-            Mode::Backfill { start, end } => Query::updated_between(start, end),
-        };
-        let polls = self
-            .config
-            .regions
-            .iter()
-            .map(|region| poll_region(&self.source, &self.sink, &self.clock, region, &query, deadline));
+        if mode == Mode::TestConnection {
+            return answer(&self.test_connection(deadline).await);
+        }
+        let stop_margin = STOP_MARGIN.min(deadline.left() / 4);
+        let polls = self.config.regions.iter().map(async |region| {
+            let poll = RegionPoll {
+                source: &self.source,
+                sink: &self.sink,
+                ledger: &self.ledger,
+                clock: &self.clock,
+                region,
+                narrowing: &self.config.narrowing,
+                lookback: self.config.lookback,
+                deadline,
+                stop_margin,
+                run,
+            };
+            let (report, measured) = poll.poll(&mode).await;
+            self.metrics.put(&metrics::line(&report, &measured, self.clock.now()));
+            report
+        });
         let regions = join_all(polls).await;
         let report = PollReport {
             mode: mode.name(),
@@ -119,7 +146,6 @@ fn failure(error_type: &str, error_message: String) -> Diagnostic {
 mod tests {
     use std::cell::RefCell;
     use std::collections::HashMap;
-    use std::time::Duration;
 
     use aws_support::{AwsError, ErrorKind};
     use aws_text::Region;
@@ -127,8 +153,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::config::Lookback;
     use crate::deliver::{EntryOutcome, Message};
+    use crate::query::{Narrowing, Range};
     use crate::report::{GET_FINDINGS, SEND_MESSAGE};
+    use crate::testing::{MemoryLedger, Metrics};
 
     /// Pages a region, or an error in place of one; calls are recorded as (region, page size, token).
     #[derive(Default)]
@@ -150,6 +179,10 @@ mod tests {
                 .push((region.to_string(), query.clone(), token.map(str::to_owned)));
             let index = token.map_or(0, |token| token.parse::<usize>().unwrap());
             self.pages[region.as_str()][index].clone()
+        }
+
+        fn take_throttles(&self, _: &Region) -> u64 {
+            0
         }
     }
 
@@ -192,15 +225,26 @@ mod tests {
         }
     }
 
-    fn poller(regions: &[&str], hub: Hub, queue: Queue) -> Poller<Hub, Queue, At> {
+    type TestPoller = Poller<Hub, Queue, MemoryLedger, At, Metrics>;
+
+    fn poller(regions: &[&str], hub: Hub, queue: Queue) -> TestPoller {
         Poller {
             config: Config {
                 findings_queue_url: String::new(),
+                state_table_name: String::new(),
+                narrowing: Narrowing::default(),
+                lookback: Lookback {
+                    overlap: Duration::from_hours(1),
+                    initial: None,
+                },
+                state_ttl: Duration::ZERO,
                 regions: regions.iter().map(|r| r.parse().unwrap()).collect(),
             },
             source: hub,
             sink: queue,
+            ledger: MemoryLedger::default(),
             clock: At("2026-11-23T10:00:00Z"),
+            metrics: Metrics::default(),
         }
     }
 
@@ -218,8 +262,10 @@ mod tests {
         }
     }
 
-    async fn run(poller: &Poller<Hub, Queue, At>, input: Value) -> Result<Value, Diagnostic> {
-        poller.handle(&input, &Deadline::after(Duration::from_mins(1))).await
+    async fn run(poller: &TestPoller, input: Value) -> Result<Value, Diagnostic> {
+        poller
+            .handle(&input, "run", &Deadline::after(Duration::from_mins(1)))
+            .await
     }
 
     #[tokio::test]
@@ -239,9 +285,9 @@ mod tests {
             run(&poller, json!({})).await.unwrap(),
             json!({"mode": "incremental", "complete": true, "events_sent": 4, "regions": [
                 {"region": "us-east-1", "pages": 3, "findings_seen": 3, "events_sent": 3, "duplicates_skipped": 0,
-                 "updated_through": null, "complete": true},
+                 "updated_through": "2026-11-23T10:00:00.000Z", "complete": true},
                 {"region": "eu-west-1", "pages": 1, "findings_seen": 1, "events_sent": 1, "duplicates_skipped": 0,
-                 "updated_through": null, "complete": true},
+                 "updated_through": "2026-11-23T10:00:00.000Z", "complete": true},
             ]})
         );
         let mut sent: Vec<_> = poller
@@ -327,8 +373,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_is_no_page_or_repeats_its_token_is_an_error() {
-        for second in [Ok("<html>".to_owned()), page(&["b"], Some("1"))] {
+    async fn an_answer_that_is_no_page_or_repeats_its_token_is_an_error_in_the_end() {
+        // A repeated token is not followed; the reading goes on from its position, thrice.
+        for (second, calls) in [(Ok("<html>".to_owned()), 2), (page(&["b"], Some("1")), 8)] {
             let hub = Hub {
                 pages: HashMap::from([("us-east-1", vec![page(&["a"], Some("1")), second])]),
                 ..Hub::default()
@@ -336,7 +383,7 @@ mod tests {
             let poller = poller(&["us-east-1"], hub, Queue::default());
             let failure = run(&poller, json!({})).await.unwrap_err();
             assert!(failure.error_message.contains("us-east-1 (unreachable)"));
-            assert_eq!(poller.source.calls.borrow().len(), 2);
+            assert_eq!(poller.source.calls.borrow().len(), calls);
         }
     }
 
@@ -371,7 +418,13 @@ mod tests {
         assert_eq!(report["mode"], "backfill");
         assert_eq!(
             poller.source.calls.borrow()[0].1,
-            Query::updated_between(start.parse().unwrap(), end.parse().unwrap())
+            Query::pages(
+                Narrowing::default(),
+                Some(Range {
+                    start: start.parse().unwrap(),
+                    end: end.parse().unwrap()
+                })
+            )
         );
     }
 

@@ -1,17 +1,22 @@
 //! The poller's Lambda function.
 
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use aws_support::{Deadline, SystemClock, sdk};
 use lambda_runtime::{LambdaEvent, run, service_fn, tracing};
+use poller::dynamodb::DynamoLedger;
+use poller::handler::MetricSink;
 use poller::security_hub::SecurityHub;
 use poller::sqs::SqsQueue;
 use poller::{Config, Poller};
 use serde_json::Value;
 
-/// Kept free at the end of an invocation for the report and its log line.
+/// Kept free at the end of an invocation for the report and its log line, and for recording what was sent.
 const RESERVE: Duration = Duration::from_secs(1);
+
+type RealPoller = Poller<SecurityHub, SqsQueue, DynamoLedger<SystemClock>, SystemClock, StandardOutput>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
@@ -22,18 +27,35 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     })?;
     run(service_fn(async |event: LambdaEvent<Value>| {
         let deadline = Deadline::before(event.context.deadline(), RESERVE);
-        poller.handle(&event.payload, &deadline).await
+        poller
+            .handle(&event.payload, &event.context.request_id, &deadline)
+            .await
     }))
     .await
 }
 
-async fn poller() -> anyhow::Result<Poller<SecurityHub, SqsQueue, SystemClock>> {
+async fn poller() -> anyhow::Result<RealPoller> {
     let config = Config::from_env().context("the settings are not usable")?;
     let aws = sdk::load().await;
+    let dynamodb = aws_sdk_dynamodb::Client::new(&aws);
     Ok(Poller {
         source: SecurityHub::new(&aws, &config.regions).ok_or_else(|| anyhow!("the SDK has no HTTP client"))?,
         sink: SqsQueue::new(aws_sdk_sqs::Client::new(&aws), config.findings_queue_url.clone()),
+        ledger: DynamoLedger::new(dynamodb, config.state_table_name.clone(), config.state_ttl, SystemClock),
         clock: SystemClock,
+        metrics: StandardOutput,
         config,
     })
+}
+
+/// Where CloudWatch Logs finds metrics: a line of its own, in no other format's frame.
+#[derive(Debug)]
+struct StandardOutput;
+
+impl MetricSink for StandardOutput {
+    fn put(&self, line: &Value) {
+        if let Err(error) = writeln!(std::io::stdout().lock(), "{line}") {
+            tracing::warn!(%error, "metrics cannot be written");
+        }
+    }
 }

@@ -1,112 +1,481 @@
-//! One poll: every page of a region, each delivered while the next is fetched.
+//! One poll of one region: windows, their pages, and what is remembered of them.
+//!
+//! A page goes through four steps, and each is done before the next: what the ledger knows is left out, the rest is
+//! sent, what SQS confirmed is recorded, and only then is the place kept to go on from. So whatever fails, and whenever
+//! the process ends, nothing is passed over, and twice goes only what was confirmed and not yet recorded.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
+use std::time::Duration;
 
 use asff::{Event, Observed};
 use aws_support::{AwsError, Clock, Deadline, ErrorKind};
 use aws_text::Region;
+use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 
-use crate::deliver::{self, EventSink, Message};
-use crate::query::Query;
+use crate::config::Lookback;
+use crate::deliver::{self, EventSink, Message, Refused};
+use crate::input::Mode;
+use crate::ledger::{DeliveryLedger, Keeping, Kept, ReadingKey};
+use crate::metrics::Measured;
+use crate::query::{Narrowing, Query, Range};
+use crate::reading::{NextPage, Reading, Window};
 use crate::report::{GET_FINDINGS, RegionError, RegionReport};
 use crate::security_hub::FindingSource;
 
-/// Delivers every finding of the query in one region. Memory is bounded: one page in hand, one on its way.
-pub async fn poll_region(
-    source: &impl FindingSource,
-    sink: &impl EventSink,
-    clock: &impl Clock,
-    region: &Region,
-    query: &Query,
-    deadline: &Deadline,
-) -> RegionReport {
-    let mut report = RegionReport {
-        region: region.clone(),
-        pages: 0,
-        findings_seen: 0,
-        events_sent: 0,
-        duplicates_skipped: 0,
-        updated_through: None,
-        complete: false,
-        error: None,
-    };
-    let mut refused = Vec::new();
-    let mut token: Option<String> = None;
-    let mut page = source.page(region, query, None, deadline).await;
-    let failure = loop {
-        let batch = match page.and_then(|body| read_page(&body, region, clock)) {
-            Ok(batch) => batch,
-            Err(error) => break Some(error),
-        };
-        if batch.token.is_some() && batch.token == token {
-            break Some(unusable("the answer names its own page as the next one"));
-        }
-        token = batch.token;
-        report.pages += 1;
-        report.findings_seen += batch.messages.len() as u64;
-        let (delivery, next) = futures::join!(deliver::deliver(sink, &batch.messages, deadline), async {
-            match &token {
-                Some(token) => Some(source.page(region, query, Some(token), deadline).await),
-                None => None,
+/// How long after the deadline of all else a delivery may still be recorded: what was sent and is not recorded would
+/// be sent again.
+pub const RECORDING_GRACE: Duration = Duration::from_millis(700);
+
+/// How often a window is taken up anew from its position, without having come further, because a page token was not
+/// usable.
+const MAX_RESTARTS: u32 = 3;
+
+/// How often it is tried to keep a reading that other runs keep changing.
+const MAX_CONFLICTS: u32 = 5;
+
+/// A poll of one region.
+#[derive(Debug)]
+pub struct RegionPoll<'a, F, S, L, C> {
+    /// Where findings come from
+    pub source: &'a F,
+    /// Where events go
+    pub sink: &'a S,
+    /// What is remembered
+    pub ledger: &'a L,
+    /// The time
+    pub clock: &'a C,
+    /// The region
+    pub region: &'a Region,
+    /// Filters from the settings
+    pub narrowing: &'a Narrowing,
+    /// How far back to read
+    pub lookback: Lookback,
+    /// Bounds every call
+    pub deadline: &'a Deadline,
+    /// With less than this left no further page is begun
+    pub stop_margin: Duration,
+    /// Names this run
+    pub run: &'a str,
+}
+
+/// How the reading of a window ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// At its end; `clean` where everything in it is delivered
+    Finished { clean: bool },
+    /// Time ran out
+    OutOfTime,
+}
+
+/// What is counted on the way.
+#[derive(Debug, Default)]
+struct Tally {
+    pages: u64,
+    findings_seen: u64,
+    events_sent: u64,
+    duplicates_skipped: u64,
+    lateness_seconds: Option<i64>,
+    refused: Vec<Refused>,
+}
+
+impl<F: FindingSource, S: EventSink, L: DeliveryLedger, C: Clock> RegionPoll<'_, F, S, L, C> {
+    /// Delivers what is asked for, or as much of it as there is time for.
+    pub async fn poll(&self, mode: &Mode) -> (RegionReport, Measured) {
+        let mut tally = Tally::default();
+        let mut progress = Progress::new(self, self.key(mode));
+        let outcome = match mode {
+            Mode::Incremental => self.incremental(&mut progress, &mut tally).await,
+            Mode::Backfill { start, end } => {
+                let range = Range {
+                    start: *start,
+                    end: *end,
+                };
+                self.once(&mut progress, Some(range), &mut tally).await
             }
-        });
-        report.events_sent += delivery.confirmed.len() as u64;
+            Mode::Reconcile | Mode::TestConnection => self.once(&mut progress, None, &mut tally).await,
+        };
+        let measured = Measured {
+            throttles: self.source.take_throttles(self.region),
+            lag_seconds: match mode {
+                Mode::Incremental => progress.lag(self.now()),
+                _ => None,
+            },
+            lateness_seconds: tally.lateness_seconds,
+        };
+        let report = RegionReport {
+            pages: tally.pages,
+            findings_seen: tally.findings_seen,
+            events_sent: tally.events_sent,
+            duplicates_skipped: tally.duplicates_skipped,
+            updated_through: progress.reading.through.map(|through| format!("{through:.3}")),
+            complete: matches!(outcome, Ok(true)) && tally.refused.is_empty(),
+            error: outcome
+                .err()
+                .and_then(|error| RegionError::of_call(&error, self.region))
+                .or_else(|| RegionError::of_refused(&tally.refused)),
+            ..RegionReport::new(self.region.clone())
+        };
+        (report, measured)
+    }
+
+    /// Names the reading. It is kept by the filters it is made with: with others other findings have been passed over.
+    fn key(&self, mode: &Mode) -> ReadingKey {
+        let (kind, lasting) = match mode {
+            Mode::Incremental => ("incremental".to_owned(), true),
+            Mode::Reconcile | Mode::TestConnection => ("reconcile".to_owned(), false),
+            Mode::Backfill { start, end } => (format!("backfill#{start}#{end}"), false),
+        };
+        ReadingKey {
+            text: format!("reading#{kind}#{}{}", self.region, self.narrowing.key()),
+            lasting,
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        to_millisecond(self.clock.now())
+    }
+
+    fn is_out_of_time(&self) -> bool {
+        self.deadline.left() < self.stop_margin
+    }
+
+    /// What an earlier run left open, then everything since. `true` where it came to the end.
+    async fn incremental(
+        &self,
+        progress: &mut Progress<'_, '_, F, S, L, C>,
+        tally: &mut Tally,
+    ) -> Result<bool, AwsError> {
+        progress.load().await?;
+        if let Some(window) = progress.reading.open.clone() {
+            match self.read(progress, window.clone(), tally).await? {
+                End::OutOfTime => return Ok(false),
+                End::Finished { clean } => progress.finish(&window, clean).await?,
+            }
+            if self.is_out_of_time() {
+                return Ok(false);
+            }
+        }
+        let window = progress.reading.next_window(self.lookback, self.now());
+        match self.read(progress, window.clone(), tally).await? {
+            End::OutOfTime => Ok(false),
+            End::Finished { clean } => {
+                progress.finish(&window, clean).await?;
+                Ok(clean)
+            }
+        }
+    }
+
+    /// One window, from where an earlier run left it. `true` where it came to the end.
+    async fn once(
+        &self,
+        progress: &mut Progress<'_, '_, F, S, L, C>,
+        range: Option<Range>,
+        tally: &mut Tally,
+    ) -> Result<bool, AwsError> {
+        progress.load().await?;
+        let window = progress.reading.open.clone().unwrap_or_else(|| Window::new(range));
+        match self.read(progress, window.clone(), tally).await? {
+            End::OutOfTime => Ok(false),
+            End::Finished { clean } => {
+                progress.finish(&window, clean).await?;
+                Ok(clean)
+            }
+        }
+    }
+
+    /// Reads a window page by page, each delivered while the next is fetched. In memory are one page in hand and one on
+    /// its way.
+    async fn read(
+        &self,
+        progress: &mut Progress<'_, '_, F, S, L, C>,
+        mut window: Window,
+        tally: &mut Tally,
+    ) -> Result<End, AwsError> {
+        let mut tokens: HashSet<String> = window.page.iter().map(|page| page.token.clone()).collect();
+        let mut restarts = 0;
+        let mut clean = true;
+        let mut ordered = true;
+        let mut body = self.fetch(&window).await;
+        loop {
+            let page = match body {
+                Err(error) if window.page.is_some() && is_about_the_token(&error) => {
+                    restarts += 1;
+                    if restarts > MAX_RESTARTS {
+                        return Err(error);
+                    }
+                    tracing::warn!(region = %self.region, %error, "the page token is not usable; going on from the position");
+                    window.page = None;
+                    tokens.clear();
+                    body = self.fetch(&window).await;
+                    continue;
+                }
+                body => Page::read(&body?, self.region, self.clock)?,
+            };
+            tally.pages += 1;
+            tally.findings_seen += page.findings.len() as u64;
+            ordered &= page.first_updated.is_none() || page.first_updated >= window.position;
+
+            let mut next = window.clone();
+            next.position = next.position.max(page.last_updated);
+            if next.position > window.position {
+                restarts = 0;
+            }
+            let range = window.page.as_ref().map_or_else(|| window.rest(), |page| page.range);
+            let is_last = page.token.is_none();
+            next.page = page.token.clone().map(|token| NextPage { token, range });
+            if let Some(token) = &page.token
+                && !tokens.insert(token.clone())
+            {
+                restarts += 1;
+                if restarts > MAX_RESTARTS {
+                    return Err(unusable("Security Hub keeps giving page tokens it gave before"));
+                }
+                tracing::warn!(region = %self.region, "a page token came again; going on from the position");
+                next.page = None;
+                tokens.clear();
+            }
+
+            let (delivered, following) = futures::join!(self.deliver(&page, tally), async {
+                if is_last { None } else { Some(self.fetch(&next).await) }
+            });
+            clean &= delivered?;
+            // Where something was not delivered, or the order is not what it should be, the place before it is kept.
+            if clean && ordered {
+                progress.keep(&next).await?;
+            }
+            let Some(following) = following else {
+                return Ok(End::Finished { clean });
+            };
+            if self.is_out_of_time() {
+                return Ok(End::OutOfTime);
+            }
+            window = next;
+            body = following;
+        }
+    }
+
+    async fn fetch(&self, window: &Window) -> Result<String, AwsError> {
+        let (range, token) = match &window.page {
+            Some(page) => (page.range, Some(page.token.as_str())),
+            None => (window.rest(), None),
+        };
+        let query = Query::pages(self.narrowing.clone(), range);
+        self.source.page(self.region, &query, token, self.deadline).await
+    }
+
+    /// Delivers a page and records it. `true` where everything in it is delivered now.
+    async fn deliver(&self, page: &Page, tally: &mut Tally) -> Result<bool, AwsError> {
+        let ids: HashSet<&str> = page
+            .findings
+            .iter()
+            .map(|finding| finding.message.event_id.as_str())
+            .collect();
+        if ids.is_empty() {
+            return Ok(true);
+        }
+        let ids: Vec<&str> = ids.into_iter().collect();
+        let mut known = self.ledger.delivered(&ids, self.deadline).await?;
+        let mut messages = Vec::new();
+        for finding in &page.findings {
+            // A version that stands on the page twice counts as known the second time.
+            if known.insert(finding.message.event_id.clone()) {
+                messages.push(finding.message.clone());
+                tally.lateness_seconds = tally.lateness_seconds.max(finding.lateness_seconds);
+            }
+        }
+        tally.duplicates_skipped += (page.findings.len() - messages.len()) as u64;
+        let delivery = deliver::deliver(self.sink, &messages, self.deadline).await;
+        tally.events_sent += delivery.confirmed.len() as u64;
+        let recorded = if delivery.confirmed.is_empty() {
+            Ok(())
+        } else {
+            let late = self.deadline.later(RECORDING_GRACE);
+            self.ledger.record(&delivery.confirmed, &late).await
+        };
         for refused in &delivery.refused {
             tracing::error!(
-                %region,
+                region = %self.region,
                 event_id = refused.event_id,
                 finding_id = refused.finding_id,
                 code = refused.code,
                 "SQS did not take the event: {}", refused.message
             );
         }
-        refused.extend(delivery.refused);
-        if let Some(error) = delivery.error {
-            break Some(error);
+        let clean = delivery.refused.is_empty();
+        tally.refused.extend(delivery.refused);
+        recorded?;
+        match delivery.error {
+            Some(error) => Err(error),
+            None => Ok(clean),
         }
-        match next {
-            Some(next) => page = next,
-            None => break None,
+    }
+}
+
+/// How far a reading has come, and its copy in the ledger.
+struct Progress<'p, 'a, F, S, L, C> {
+    poll: &'p RegionPoll<'a, F, S, L, C>,
+    key: ReadingKey,
+    reading: Reading,
+    revision: Option<u64>,
+    /// Another run is further in another window: this one leaves the place to it
+    yields: bool,
+}
+
+impl<'p, 'a, F, S, L: DeliveryLedger, C> Progress<'p, 'a, F, S, L, C> {
+    fn new(poll: &'p RegionPoll<'a, F, S, L, C>, key: ReadingKey) -> Self {
+        Self {
+            poll,
+            key,
+            reading: Reading::default(),
+            revision: None,
+            yields: false,
         }
-    };
-    report.complete = failure.is_none() && refused.is_empty();
-    report.error = failure
-        .and_then(|error| RegionError::of_call(&error, region))
-        .or_else(|| RegionError::of_refused(&refused));
-    report
+    }
+
+    async fn load(&mut self) -> Result<(), AwsError> {
+        if let Some(kept) = self.poll.ledger.load(&self.key, self.poll.deadline).await? {
+            self.reading = kept.reading;
+            self.revision = Some(kept.revision);
+        }
+        Ok(())
+    }
+
+    /// In the middle of a window.
+    async fn keep(&mut self, window: &Window) -> Result<(), AwsError> {
+        let reading = self.reading.at(window);
+        if self.yields {
+            self.reading = reading;
+            return Ok(());
+        }
+        self.save(reading).await
+    }
+
+    /// At the end of a window.
+    async fn finish(&mut self, window: &Window, clean: bool) -> Result<(), AwsError> {
+        let reading = if clean {
+            self.reading.completed(window)
+        } else {
+            self.reading.abandoned()
+        };
+        self.yields = false;
+        self.save(reading).await
+    }
+
+    async fn save(&mut self, mut reading: Reading) -> Result<(), AwsError> {
+        for _ in 0..MAX_CONFLICTS {
+            let kept = Kept {
+                reading: reading.clone(),
+                revision: self.revision.map_or(0, |revision| revision + 1),
+                writer: self.poll.run.to_owned(),
+            };
+            let late = self.poll.deadline.later(RECORDING_GRACE);
+            match self.poll.ledger.keep(&self.key, &kept, self.revision, &late).await? {
+                Keeping::Kept => {
+                    self.revision = Some(kept.revision);
+                    self.reading = reading;
+                    return Ok(());
+                }
+                Keeping::Conflict => {
+                    let theirs = self.poll.ledger.load(&self.key, &late).await?;
+                    if theirs.as_ref() == Some(&kept) {
+                        // It was this run's own, whose answer was lost.
+                        self.revision = Some(kept.revision);
+                        self.reading = reading;
+                        return Ok(());
+                    }
+                    self.revision = theirs.as_ref().map(|kept| kept.revision);
+                    let theirs = theirs.map(|kept| kept.reading).unwrap_or_default();
+                    let Some(merged) = reading.over(&theirs) else {
+                        self.yields = true;
+                        self.reading = Reading {
+                            through: theirs.through,
+                            open: reading.open,
+                        };
+                        return Ok(());
+                    };
+                    reading = merged;
+                }
+            }
+        }
+        // Others are at work and keep what they have read; nothing is lost but the place.
+        self.yields = true;
+        Ok(())
+    }
+
+    /// Seconds since the point up to which everything is delivered.
+    fn lag(&self, now: Timestamp) -> Option<i64> {
+        let open = self.reading.open.as_ref();
+        let reached = self.reading.through.max(open.and_then(|window| window.position));
+        let start = || open.and_then(|window| window.range).map(|range| range.start);
+        reached
+            .or_else(start)
+            .map(|reached| (now.as_second() - reached.as_second()).max(0))
+    }
 }
 
 /// A page, ready to be sent.
-struct Batch {
-    messages: Vec<Message>,
+struct Page {
+    findings: Vec<Finding>,
     token: Option<String>,
+    /// `UpdatedAt` of the first and of the last finding
+    first_updated: Option<Timestamp>,
+    last_updated: Option<Timestamp>,
 }
 
-fn read_page(body: &str, region: &Region, clock: &impl Clock) -> Result<Batch, AwsError> {
-    let page = asff::split(body).map_err(|error| unusable(&format!("{error}: {}", error.0)))?;
-    let at = clock.stamp();
-    let observed = Observed {
-        region: region.as_str(),
-        at: &at,
-    };
-    let messages = page
-        .findings
-        .into_iter()
-        .map(|finding| {
-            let event = Event::from_finding(finding, observed);
-            Ok(Message {
-                body: event.to_body()?,
-                attributes: event.attributes(),
-                finding_id: event.external_id.map(Cow::into_owned),
-                event_id: event.event_id,
+struct Finding {
+    message: Message,
+    updated: Option<Timestamp>,
+    lateness_seconds: Option<i64>,
+}
+
+impl Page {
+    fn read(body: &str, region: &Region, clock: &impl Clock) -> Result<Self, AwsError> {
+        let page = asff::split(body).map_err(|error| unusable(&format!("{error}: {}", error.0)))?;
+        let at = clock.stamp();
+        let observed = Observed {
+            region: region.as_str(),
+            at: &at,
+        };
+        let instant = |text: &Option<Cow<'_, str>>| text.as_ref()?.parse::<Timestamp>().ok();
+        let findings = page
+            .findings
+            .into_iter()
+            .map(|finding| {
+                let event = Event::from_finding(finding, observed);
+                let updated = instant(&event.updated_at);
+                let processed = instant(&event.processed_at);
+                Ok(Finding {
+                    updated: updated.map(to_millisecond),
+                    lateness_seconds: processed.zip(updated).map(|(p, u)| p.as_second() - u.as_second()),
+                    message: Message {
+                        body: event.to_body()?,
+                        attributes: event.attributes(),
+                        finding_id: event.external_id.map(Cow::into_owned),
+                        event_id: event.event_id,
+                    },
+                })
             })
+            .collect::<Result<Vec<_>, serde_json::Error>>()
+            .map_err(|error| unusable(&error.to_string()))?;
+        Ok(Self {
+            first_updated: findings.first().and_then(|finding| finding.updated),
+            last_updated: findings.last().and_then(|finding| finding.updated),
+            findings,
+            token: page.next_token.map(Cow::into_owned),
         })
-        .collect::<Result<Vec<_>, serde_json::Error>>()
-        .map_err(|error| unusable(&error.to_string()))?;
-    Ok(Batch {
-        messages,
-        token: page.next_token.map(Cow::into_owned),
-    })
+    }
+}
+
+/// Down to the millisecond, which every service's `UpdatedAt` and `DateFilter` have.
+fn to_millisecond(instant: Timestamp) -> Timestamp {
+    let round = TimestampRound::new().smallest(Unit::Millisecond).mode(RoundMode::Floor);
+    instant.round(round).unwrap_or(instant)
+}
+
+/// Security Hub refuses a token that has gone stale, or that is not one of the query, as an invalid input.
+fn is_about_the_token(error: &AwsError) -> bool {
+    error.action == GET_FINDINGS && error.has_code("InvalidInputException")
 }
 
 /// An answer of Security Hub that cannot be used; the next one may be.

@@ -5,6 +5,7 @@ use aws_text::Region;
 use serde::Serialize;
 
 use crate::deliver::Refused;
+use crate::dynamodb::NONSENSE;
 use crate::input::ModeName;
 
 /// Answer of a poll.
@@ -40,6 +41,23 @@ pub struct RegionReport {
     /// What went wrong. Running out of time is no error
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<RegionError>,
+}
+
+impl RegionReport {
+    /// Of a region in which nothing was done.
+    #[must_use]
+    pub fn new(region: Region) -> Self {
+        Self {
+            region,
+            pages: 0,
+            findings_seen: 0,
+            events_sent: 0,
+            duplicates_skipped: 0,
+            updated_through: None,
+            complete: false,
+            error: None,
+        }
+    }
 }
 
 /// Answer of a connection test.
@@ -132,7 +150,7 @@ impl RegionError {
         Some(Self {
             code,
             message: error.to_string(),
-            remedy: remedy(code, error.action, region),
+            remedy: remedy(code, error, region),
         })
     }
 
@@ -177,13 +195,18 @@ pub const GET_FINDINGS: &str = "securityhub:GetFindings";
 /// The IAM action of `SendMessageBatch`.
 pub const SEND_MESSAGE: &str = "sqs:SendMessage";
 
-fn remedy(code: ErrorCode, action: &str, region: &Region) -> String {
+fn remedy(code: ErrorCode, error: &AwsError, region: &Region) -> String {
+    let action = error.action;
     let is_queue = action == SEND_MESSAGE;
+    let is_state = action.starts_with("dynamodb:");
     match code {
         ErrorCode::AccessDenied if is_queue => format!(
             "allow {action} on the findings queue to the function's role, and kms:GenerateDataKey with kms:Decrypt \
              where the queue has a KMS key of its own"
         ),
+        ErrorCode::AccessDenied if is_state => {
+            format!("allow {action} on the table STATE_TABLE_NAME names to the function's role")
+        }
         ErrorCode::AccessDenied => format!(
             "allow {action} to the function's role; where the role has it, check that {region} is enabled for the \
              account and that no service control policy denies it"
@@ -202,6 +225,13 @@ fn remedy(code: ErrorCode, action: &str, region: &Region) -> String {
         ErrorCode::InvalidRequest if is_queue => {
             "check that FINDINGS_QUEUE_URL names a standard queue that exists".to_owned()
         }
+        ErrorCode::InvalidRequest if error.has_code(NONSENSE) => {
+            "put the item right, or delete it: the reading then begins anew, and what was delivered is not sent again"
+                .to_owned()
+        }
+        ErrorCode::InvalidRequest if is_state => "check that STATE_TABLE_NAME names a table that exists in the \
+             function's region, with the partition key pk of type string and no sort key"
+            .to_owned(),
         ErrorCode::InvalidRequest | ErrorCode::DeliveryFailed => {
             "report it to the connector's maintainers with this message".to_owned()
         }
@@ -285,6 +315,34 @@ mod tests {
                 Some("QueueDoesNotExist"),
                 "invalid_request",
                 "FINDINGS_QUEUE_URL",
+            ),
+            (
+                "dynamodb:GetItem",
+                AccessDenied,
+                Some("AccessDeniedException"),
+                "access_denied",
+                "allow dynamodb:GetItem",
+            ),
+            (
+                "dynamodb:GetItem",
+                Rejected,
+                Some("ResourceNotFoundException"),
+                "invalid_request",
+                "STATE_TABLE_NAME",
+            ),
+            (
+                "dynamodb:PutItem",
+                Rejected,
+                Some("ValidationException"),
+                "invalid_request",
+                "partition key pk",
+            ),
+            (
+                "dynamodb:GetItem",
+                Rejected,
+                Some(NONSENSE),
+                "invalid_request",
+                "delete it",
             ),
         ] {
             let error = RegionError::of_call(&error(action, kind, code), &region()).unwrap();

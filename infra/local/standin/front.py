@@ -3,19 +3,28 @@
 Its own routes, beside moto's `/moto-api/reset`:
 
 - `GET /standin/calls`: the calls since the last reset, in order.
-- `POST /standin/faults`: a list of faults, each `{"service", "operation", "region"?, "status"?, "code", "times"?}`.
-- `POST /standin/reset`: forgets calls, faults and everything moto holds.
+- `POST /standin/faults`: a list of faults, see `Fault`.
+- `GET /standin/struck`: the call that a fault with `at` struck, or null. For a fault that hangs, waits for it.
+- `GET /standin/idle`: answers when no call is under way.
+- `POST /standin/settings`: see `security_hub.Settings`.
+- `POST /standin/reset`: forgets calls, faults, settings and everything moto holds.
 """
 
+import contextlib
 import io
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
 
 from moto.moto_api._internal import moto_api_backend
+from werkzeug.test import run_wsgi_app
 from werkzeug.wrappers import Request, Response
+
+from . import security_hub
 
 _REST_OPERATIONS = {
     ("securityhub", "POST", "/findings"): "GetFindings",
@@ -23,12 +32,14 @@ _REST_OPERATIONS = {
     ("securityhub", "POST", "/accounts"): "EnableSecurityHub",
 }
 _QUERY_SERVICES = {"ec2", "sts"}
+WsgiApp = Callable[..., Iterable[bytes]]
 
 
 class Call:
     """A call, as its signature and target name it."""
 
-    def __init__(self, request: Request, body: bytes):
+    def __init__(self, request: Request):
+        self.body = request.get_data()
         # AWS4-HMAC-SHA256 Credential=<key>/<date>/<region>/<service>/aws4_request, ...
         scope = request.headers.get("Authorization", "").partition("Credential=")[2].split(",")[0].split("/")
         self.access_key, _, self.region, self.service, _ = scope if len(scope) == 5 else ("", "", "", "", "")
@@ -36,7 +47,7 @@ class Call:
         if target:
             self.operation = target.rpartition(".")[2]
         elif self.service in _QUERY_SERVICES:
-            self.operation = parse_qs(body.decode()).get("Action", [""])[0]
+            self.operation = parse_qs(self.body.decode()).get("Action", [""])[0]
         else:
             self.operation = _REST_OPERATIONS.get((self.service, request.method, request.path), request.path)
 
@@ -44,14 +55,54 @@ class Call:
         return {name: getattr(self, name) for name in ("service", "operation", "region", "access_key")}
 
 
+@dataclass
+class Fault:
+    """What is to go wrong, and where.
+
+    It strikes calls by `service`, `operation` and `region`, as far as given, `times` times; or, with `at`, the at-th
+    call after it was set, whatever that is.
+
+    `effect` is one of:
+    - `error`: the answer is the error `code` with HTTP `status`
+    - `drop`: the connection ends before the call is carried out
+    - `lose`: the call is carried out, and the connection ends before the answer
+    - `partial`: of a batch the first half is carried out; of anything else, all of it
+    - `hang`: the call is not carried out, and there is no answer
+    - `hang-after`: the call is carried out, and there is no answer
+    """
+
+    effect: str = "error"
+    service: str | None = None
+    operation: str | None = None
+    region: str | None = None
+    at: int | None = None
+    times: int = 1
+    code: str = ""
+    status: int = 400
+
+    def strikes(self, call: Call) -> bool:
+        if self.at is not None:
+            self.at -= 1
+            return self.at == 0
+        wanted = all(getattr(self, name) in (None, getattr(call, name)) for name in ("service", "operation", "region"))
+        if not wanted or self.times == 0:
+            return False
+        self.times -= 1
+        return True
+
+
 class Front:
     """A WSGI application around moto's."""
 
-    def __init__(self, moto_app: Callable[..., Iterable[bytes]]):
+    def __init__(self, moto_app: WsgiApp):
         self._moto = moto_app
         self._lock = threading.Lock()
+        self._idle = threading.Condition()
+        self._under_way = 0
         self._calls: list[dict[str, str]] = []
-        self._faults: list[dict[str, Any]] = []
+        self._faults: list[Fault] = []
+        self._struck: dict[str, Any] | None = None
+        self._hanging = threading.Event()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         request = Request(environ)
@@ -59,43 +110,109 @@ class Front:
             return self._own(request)(environ, start_response)
         if request.path.startswith("/moto-api"):
             return self._moto(environ, start_response)
-        body = request.get_data()
-        environ["wsgi.input"] = io.BytesIO(body)
-        call = Call(request, body)
+        call = Call(request)
+        environ["wsgi.input"] = io.BytesIO(call.body)
         with self._lock:
             self._calls.append(call.as_dict())
-            fault = self._take_fault(call)
-        if fault:
-            return _error(call, fault["code"], fault.get("status", 400))(environ, start_response)
-        if call.service == "sqs" and call.operation.startswith("SendMessage") and _has_illegal_character(body):
-            return _error(call, "InvalidMessageContents", 400)(environ, start_response)
-        return self._moto(environ, start_response)
+            fault = next((fault for fault in self._faults if fault.strikes(call)), None)
+            if fault and fault.at is not None:
+                self._struck = {**call.as_dict(), "body": call.body.decode()}
+        with self._idle:
+            self._under_way += 1
+        try:
+            return list(self._answer(call, fault, environ)(environ, start_response))
+        finally:
+            with self._idle:
+                self._under_way -= 1
+                self._idle.notify_all()
+
+    def _answer(self, call: Call, fault: Fault | None, environ: dict[str, Any]) -> WsgiApp:
+        if call.service == "sqs" and call.operation.startswith("SendMessage") and _has_illegal_character(call.body):
+            return _error(call, "InvalidMessageContents", 400)
+        match fault and fault.effect:
+            case None:
+                return self._moto
+            case "error":
+                return _error(call, fault.code, fault.status)
+            case "partial":
+                return self._partial(call, environ)
+            case "drop" | "lose" | "hang" | "hang-after" as effect:
+                if effect in ("lose", "hang-after"):
+                    run_wsgi_app(self._moto, environ, buffered=True)
+                if effect.startswith("hang"):
+                    self._hanging.set()
+                    # Until whoever called has gone away.
+                    with contextlib.suppress(OSError):
+                        environ["werkzeug.socket"].recv(1)
+                with contextlib.suppress(OSError):
+                    environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+                return Response()
+            case other:
+                raise ValueError(other)
+
+    def _partial(self, call: Call, environ: dict[str, Any]) -> WsgiApp:
+        """Carries out the first half of a batch, and says of the rest what AWS says of what it did not process."""
+        request = json.loads(call.body or b"{}")
+        rest: dict[str, Any]
+        match call.operation:
+            case "SendMessageBatch":
+                entries = request["Entries"]
+                half = (len(entries) + 1) // 2
+                request["Entries"] = entries[:half]
+                failed = [{"Id": e["Id"], "Code": "InternalError", "SenderFault": False} for e in entries[half:]]
+                rest = {"Failed": failed}
+            case "BatchWriteItem":
+                ((table, writes),) = request["RequestItems"].items()
+                half = (len(writes) + 1) // 2
+                request["RequestItems"] = {table: writes[:half]}
+                rest = {"UnprocessedItems": {table: writes[half:]} if writes[half:] else {}}
+            case "BatchGetItem":
+                ((table, wanted),) = request["RequestItems"].items()
+                keys = wanted["Keys"]
+                half = (len(keys) + 1) // 2
+                request["RequestItems"] = {table: {**wanted, "Keys": keys[:half]}}
+                rest = {"UnprocessedKeys": {table: {**wanted, "Keys": keys[half:]}} if keys[half:] else {}}
+            case _:
+                return self._moto
+        body = json.dumps(request).encode()
+        environ = {**environ, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+        parts, status, _ = run_wsgi_app(self._moto, environ, buffered=True)
+        answer = json.loads(b"".join(parts))
+        return Response(json.dumps({**answer, **rest}), status=status, mimetype="application/x-amz-json-1.0")
 
     def _own(self, request: Request) -> Response:
-        with self._lock:
-            match (request.method, request.path):
-                case ("GET", "/standin/calls"):
-                    return Response(json.dumps(self._calls), mimetype="application/json")
-                case ("POST", "/standin/faults"):
-                    self._faults = [{"times": 1, **fault} for fault in json.loads(request.get_data())]
-                    return Response(status=204)
-                case ("POST", "/standin/reset"):
-                    self._calls, self._faults = [], []
+        match (request.method, request.path):
+            case ("GET", "/standin/calls"):
+                return _json(self._calls)
+            case ("GET", "/standin/struck"):
+                if any(fault.effect.startswith("hang") for fault in self._faults):
+                    self._hanging.wait(timeout=float(request.args["wait"]))
+                return _json(self._struck)
+            case ("GET", "/standin/idle"):
+                with self._idle:
+                    is_idle = self._idle.wait_for(lambda: self._under_way == 0, timeout=30)
+                return Response(status=204 if is_idle else 500)
+            case ("POST", "/standin/faults"):
+                with self._lock:
+                    self._faults = [Fault(**fault) for fault in json.loads(request.get_data())]
+                    self._struck = None
+                    self._hanging.clear()
+                return Response(status=204)
+            case ("POST", "/standin/settings"):
+                security_hub.settings = security_hub.Settings(**json.loads(request.get_data()))
+                return Response(status=204)
+            case ("POST", "/standin/reset"):
+                with self._lock:
+                    self._calls, self._faults, self._struck = [], [], None
+                    security_hub.settings = security_hub.Settings()
                     moto_api_backend.reset()
-                    return Response(status=204)
-                case _:
-                    return Response(status=404)
+                return Response(status=204)
+            case _:
+                return Response(status=404)
 
-    def _take_fault(self, call: Call) -> dict[str, Any] | None:
-        for fault in self._faults:
-            wanted = all(
-                fault.get(name, getattr(call, name)) == getattr(call, name)
-                for name in ("service", "operation", "region")
-            )
-            if wanted and fault["times"] > 0:
-                fault["times"] -= 1
-                return fault
-        return None
+
+def _json(value: Any) -> Response:
+    return Response(json.dumps(value), mimetype="application/json")
 
 
 def _has_illegal_character(body: bytes) -> bool:

@@ -8,7 +8,9 @@ filter that lets everything pass.
 
 import json
 import secrets
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +19,22 @@ from moto.securityhub.models import SecurityHubBackend
 from moto.securityhub.responses import SecurityHubResponse
 
 MAX_PAGE_SIZE = 100
+RATE, BURST = 3, 6  # requests a second to GetFindings, for each account and region (API reference)
+
+
+@dataclass
+class Settings:
+    """How Security Hub behaves, beyond what it always does."""
+
+    page_size: int = MAX_PAGE_SIZE
+    """The most findings on a page, whatever is asked for: AWS may give fewer"""
+    arrival: int = 0
+    """A finding shows only after this many further calls of GetFindings: AWS is eventually consistent"""
+    rate_limit: bool = False
+    """GetFindings is limited as AWS limits it"""
+
+
+settings = Settings()
 _DECODER = json.JSONDecoder()
 _WHITE_SPACE = " \t\r\n"
 
@@ -64,6 +82,7 @@ class Finding:
 
     def __init__(self, raw: str):
         self.raw = raw
+        self.shows_after = 0
         value = json.loads(raw)
         self.value: dict[str, Any] = value if isinstance(value, dict) else {}
         self.updated_at = _instant(self.get("UpdatedAt"))
@@ -171,6 +190,8 @@ def _hub(backend: SecurityHubBackend) -> Any:
     if not hasattr(backend, "standin_findings"):
         backend.standin_findings = {}
         backend.standin_tokens = {}
+        backend.standin_calls = 0
+        backend.standin_bucket = (BURST, time.monotonic())
     if not backend.enabled:
         message = f"Account {backend.account_id} is not subscribed to AWS Security Hub"
         raise SecurityHubClientError("InvalidAccessException", message)
@@ -179,8 +200,16 @@ def _hub(backend: SecurityHubBackend) -> Any:
 
 def _get_findings(self: SecurityHubResponse) -> str:
     hub = _hub(self.securityhub_backend)
+    hub.standin_calls += 1
+    if settings.rate_limit:
+        tokens, then = hub.standin_bucket
+        now = time.monotonic()
+        tokens = min(BURST, tokens + (now - then) * RATE)
+        hub.standin_bucket = (tokens - (tokens >= 1), now)
+        if tokens < 1:
+            raise SecurityHubClientError("TooManyRequestsException", "Rate exceeded")
     request = json.loads(self.body or "{}")
-    size = request.get("MaxResults") or MAX_PAGE_SIZE
+    size = min(request.get("MaxResults") or MAX_PAGE_SIZE, settings.page_size)
     if not 1 <= size <= MAX_PAGE_SIZE:
         raise _invalid_input("MaxResults must be from 1 to 100")
     asked = (request.get("Filters") or {}, request.get("SortCriteria"))
@@ -191,7 +220,8 @@ def _get_findings(self: SecurityHubResponse) -> str:
             raise _invalid_input("NextToken is not one of this query: filters and order must stay the same")
     else:
         accepts = _predicate(asked[0])
-        rest = [finding for finding in hub.standin_findings.values() if accepts(finding)]
+        shown = (finding for finding in hub.standin_findings.values() if finding.shows_after < hub.standin_calls)
+        rest = [finding for finding in shown if accepts(finding)]
         order = _order(asked[1])
         if order:
             rest.sort(key=order[0], reverse=order[1])
@@ -208,6 +238,7 @@ def _batch_import_findings(self: SecurityHubResponse) -> str:
     hub = _hub(self.securityhub_backend)
     findings = [Finding(raw) for raw in raw_elements(raw_members(self.body)["Findings"])]
     for finding in findings:
+        finding.shows_after = hub.standin_calls + settings.arrival
         hub.standin_findings[finding.identity] = finding
     return json.dumps({"FailedCount": 0, "SuccessCount": len(findings), "FailedFindings": []})
 

@@ -51,8 +51,17 @@ def results_queue(aws: local.StandIn) -> str:
 
 
 @pytest.fixture
-def poller(start: Callable[..., local.Function], findings_queue: str) -> local.Function:
-    return start("poller", FINDINGS_QUEUE_URL=findings_queue)
+def start_poller(
+    aws: local.StandIn, start: Callable[..., local.Function], findings_queue: str
+) -> Callable[..., local.Function]:
+    """Starts a poller with queue and table; settings are added, or replaced."""
+    settings = {"FINDINGS_QUEUE_URL": findings_queue, "STATE_TABLE_NAME": aws.state_table()}
+    return lambda timeout=60, **more: start("poller", timeout, **{**settings, "INITIAL_LOOKBACK_SECONDS": "0", **more})
+
+
+@pytest.fixture
+def poller(start_poller: Callable[..., local.Function]) -> local.Function:
+    return start_poller()
 
 
 @pytest.fixture

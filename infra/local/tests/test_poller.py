@@ -76,25 +76,215 @@ def test_every_page_is_delivered_once_and_only_what_is_wanted(
     other += [finding(n, RecordState="ARCHIVED") for n in range(1020, 1030)]
     aws.import_findings(other + wanted[::-1])
     report = poller.invoke({})
-    assert report == {
-        "mode": "incremental",
-        "complete": True,
+    (region,) = report["regions"]
+    assert region.pop("updated_through").endswith("Z")
+    assert region == {
+        "region": "us-east-1",
+        "pages": 3,
+        "findings_seen": 250,
         "events_sent": 250,
-        "regions": [
-            {
-                "region": "us-east-1",
-                "pages": 3,
-                "findings_seen": 250,
-                "events_sent": 250,
-                "duplicates_skipped": 0,
-                "updated_through": None,
-                "complete": True,
-            }
-        ],
+        "duplicates_skipped": 0,
+        "complete": True,
     }
+    assert (report["mode"], report["complete"], report["events_sent"]) == ("incremental", True, 250)
     delivered = events(aws, findings_queue)
     assert sorted(event["external_id"] for event in delivered) == [f"finding-{n:04}" for n in range(250)]
     assert len({event["event_id"] for event in delivered}) == 250
+
+
+def recent(number: int, **more: Any) -> str:
+    """A finding updated within the overlap of the next poll."""
+    updated = datetime.now(UTC) - timedelta(seconds=number + 60)
+    return finding(number, **{"UpdatedAt": updated.isoformat(timespec="milliseconds").replace("+00:00", "Z"), **more})
+
+
+def test_a_version_that_was_delivered_is_not_sent_again(
+    aws: local.StandIn, poller: local.Function, findings_queue: str
+) -> None:
+    subscribe(aws)
+    texts = [recent(n) for n in range(30)]
+    aws.import_findings(texts)
+    assert poller.invoke({})["events_sent"] == 30
+    again = poller.invoke({})
+    assert (again["events_sent"], again["regions"][0]["duplicates_skipped"]) == (0, 30)
+    # WHEN one of them changes
+    aws.import_findings([texts[7].replace('"LOW"', '"HIGH"')])
+    assert poller.invoke({})["events_sent"] == 1
+    delivered = events(aws, findings_queue)
+    assert len(delivered) == 31
+    assert [e["severity"] for e in delivered if e["external_id"] == "finding-0007"] == ["low", "high"]
+
+
+def test_what_was_delivered_is_known_to_the_table_and_not_to_the_process(
+    aws: local.StandIn, poller: local.Function
+) -> None:
+    subscribe(aws)
+    aws.import_findings([recent(1)])
+    assert poller.invoke({})["events_sent"] == 1
+    for table, sent in (("state", 0), ("empty", 1)):
+        if table == "empty":
+            aws.state_table(table)
+        with local.Function(local.binary("poller"), {**poller.environment, "STATE_TABLE_NAME": table}) as another:
+            assert another.invoke({})["events_sent"] == sent
+
+
+def test_what_arrives_late_is_caught_by_the_overlap_and_an_edit_by_reconcile(
+    aws: local.StandIn, poller: local.Function, findings_queue: str
+) -> None:
+    subscribe(aws)
+    old = finding(1)
+    aws.import_findings([old])
+    assert poller.invoke({})["events_sent"] == 1
+    # WHEN a finding arrives that was updated before the last poll
+    aws.import_findings([recent(2)])
+    assert poller.invoke({})["events_sent"] == 1
+    # WHEN an analyst reopens an old finding, which leaves UpdatedAt as it is
+    aws.import_findings([old.replace('"NEW"', '"NOTIFIED"')])
+    assert poller.invoke({})["events_sent"] == 0
+    report = poller.invoke({"mode": "reconcile"})
+    assert (report["complete"], report["events_sent"]) == (True, 1)
+    assert [e["workflow_status"] for e in events(aws, findings_queue)] == ["NEW", "NEW", "NOTIFIED"]
+
+
+def test_what_shows_later_is_delivered_later(aws: local.StandIn, poller: local.Function) -> None:
+    subscribe(aws)
+    aws.settings(arrival=2)
+    aws.import_findings([recent(1)])
+    assert [poller.invoke({})["events_sent"] for _ in range(4)] == [0, 0, 1, 0]
+
+
+def test_a_backlog_drains_through_short_invocations(
+    aws: local.StandIn, start_poller: Callable[..., local.Function], findings_queue: str
+) -> None:
+    subscribe(aws)
+    # All of one UpdatedAt: a position in time alone would not get past them.
+    aws.import_findings([finding(n, UpdatedAt="2026-11-20T00:00:00Z") for n in range(60)])
+    aws.settings(page_size=2)
+    poller = start_poller(timeout=3)
+    reports = []
+    while not reports or not reports[-1]["complete"]:
+        reports.append(poller.invoke({}))
+        assert len(reports) < 30
+    assert len(reports) > 1
+    assert sum(report["events_sent"] for report in reports) == 60
+    assert sum(report["regions"][0]["duplicates_skipped"] for report in reports) == 0
+    assert len(events(aws, findings_queue)) == 60
+
+
+def test_a_token_gone_stale_is_no_end(aws: local.StandIn, start_poller: Callable[..., local.Function]) -> None:
+    subscribe(aws)
+    aws.import_findings([finding(n) for n in range(40)])
+    aws.settings(page_size=2)
+    poller = start_poller(timeout=3)
+    first = poller.invoke({})
+    assert first["complete"] is False
+    # WHEN the token that was kept is not taken any more
+    aws.fail({"service": "securityhub", "operation": "GetFindings", "code": "InvalidInputException"})
+    reports = [first]
+    while not reports[-1]["complete"]:
+        reports.append(poller.invoke({}))
+        assert len(reports) < 30
+    assert sum(report["events_sent"] for report in reports) == 40
+    # The position's own instant is read again, for there might be more of it.
+    assert sum(report["regions"][0]["duplicates_skipped"] for report in reports) == 1
+
+
+def test_security_hubs_rate_is_kept_to(aws: local.StandIn, poller: local.Function) -> None:
+    subscribe(aws)
+    aws.import_findings([finding(n) for n in range(12)])
+    aws.settings(page_size=1, rate_limit=True)
+    assert poller.invoke({})["events_sent"] == 12
+    assert metrics(poller)[0]["Throttles"] == 0
+    assert operations(aws, "securityhub").count("GetFindings") == 12
+
+
+def test_narrowing_filters_narrow_and_are_read_apart(
+    aws: local.StandIn, start_poller: Callable[..., local.Function], findings_queue: str
+) -> None:
+    subscribe(aws)
+    aws.import_findings(
+        [
+            finding(1, Severity={"Label": "HIGH"}, ProductName="GuardDuty"),
+            finding(2, Severity={"Label": "CRITICAL"}, ProductName="Inspector"),
+            finding(3, Severity={"Label": "LOW"}, ProductName="GuardDuty"),
+            finding(4, Severity={"Label": "HIGH"}, ProductName="GuardDuty", AwsAccountId="444455556666"),
+        ]
+    )
+    environment = {"SEVERITY_LABELS": "HIGH,CRITICAL", "PRODUCT_NAMES": "GuardDuty", "AWS_ACCOUNT_IDS": local.ACCOUNT}
+    narrow = start_poller(**environment)
+    assert narrow.invoke({})["events_sent"] == 1
+    # WHEN the filters are widened
+    with local.Function(
+        local.binary("poller"), {**narrow.environment, "SEVERITY_LABELS": "", "PRODUCT_NAMES": ""}
+    ) as wide:
+        # THEN what they had passed over is read, however old
+        assert wide.invoke({})["events_sent"] == 2
+    assert [e["external_id"] for e in events(aws, findings_queue)] == ["finding-0001", "finding-0002", "finding-0003"]
+
+
+def metrics(poller: local.Function) -> list[dict[str, Any]]:
+    """Lines in CloudWatch's embedded metric format."""
+    return [json.loads(line) for line in poller.log().splitlines() if line.startswith('{"_aws"')]
+
+
+def test_metrics_are_written_for_each_region(aws: local.StandIn, start_poller: Callable[..., local.Function]) -> None:
+    subscribe(aws, "us-east-1", "eu-west-1")
+    aws.import_findings([finding(1, ProcessedAt="2026-11-01T00:01:31Z"), finding(2)])
+    aws.fail({"service": "securityhub", "operation": "GetFindings", "code": "TooManyRequestsException", "status": 429})
+    poller = start_poller(SECURITY_HUB_REGIONS="us-east-1,eu-west-1")
+    poller.invoke({})
+    lines = {line["Region"]: line for line in metrics(poller)}
+    assert set(lines) == {"us-east-1", "eu-west-1"}
+    line = lines["us-east-1"]
+    assert (line["FindingsSeen"], line["EventsSent"], line["DuplicatesSkipped"]) == (2, 2, 0)
+    assert line["Lateness"] == 90
+    assert line["OldestUndeliveredAge"] in range(60)
+    assert sum(line["Throttles"] for line in lines.values()) == 1
+    assert line["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "AiSOC/SecurityHub"
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [("through", {"S": "yesterday"}), ("revision", {"S": "x"}), ("open", {"S": "x"}), ("through", {"N": "7"})],
+)
+def test_a_reading_edited_to_nonsense_is_an_error_and_nothing_is_passed_over(
+    attribute: str, value: dict[str, str], aws: local.StandIn, poller: local.Function
+) -> None:
+    subscribe(aws)
+    aws.import_findings([finding(1)])
+    poller.invoke({})
+    dynamodb = aws.client("dynamodb")
+    item = dynamodb.get_item(TableName="state", Key={"pk": {"S": "reading#incremental#us-east-1"}})["Item"]
+    dynamodb.put_item(TableName="state", Item={**item, attribute: value})
+    aws.import_findings([recent(2)])
+    with pytest.raises(local.FunctionError) as failure:
+        poller.invoke({})
+    assert "us-east-1 (invalid_request)" in failure.value.message
+    assert attribute in poller.log()
+    assert "reading#incremental#us-east-1" in poller.log()
+    # WHEN it is deleted, as the remedy says
+    dynamodb.delete_item(TableName="state", Key={"pk": {"S": "reading#incremental#us-east-1"}})
+    assert poller.invoke({})["events_sent"] == 1
+
+
+def test_a_table_that_is_missing_or_has_another_key(
+    aws: local.StandIn, start_poller: Callable[..., local.Function]
+) -> None:
+    subscribe(aws)
+    aws.client("dynamodb").create_table(
+        TableName="other-key",
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+    )
+    poller = start_poller(STATE_TABLE_NAME="other-key")
+    for name in ("other-key", "missing"):
+        with (
+            local.Function(local.binary("poller"), {**poller.environment, "STATE_TABLE_NAME": name}) as function,
+            pytest.raises(local.FunctionError) as failure,
+        ):
+            function.invoke({})
+        assert "us-east-1 (invalid_request)" in failure.value.message
 
 
 def test_message_attributes_say_what_a_filter_needs(
@@ -119,6 +309,7 @@ def test_an_empty_hub_is_a_complete_poll(aws: local.StandIn, poller: local.Funct
     report = poller.invoke({})
     assert (report["complete"], report["events_sent"], report["regions"][0]["pages"]) == (True, 0, 1)
     assert operations(aws, "sqs") == ["CreateQueue"]
+    assert "BatchGetItem" not in operations(aws, "dynamodb")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +363,7 @@ def test_wrong_input_polls_nothing_and_names_the_member(
 
 
 def test_a_connection_test_asks_every_region_and_sends_nothing(
-    aws: local.StandIn, start: Callable[..., local.Function], findings_queue: str
+    aws: local.StandIn, start_poller: Callable[..., local.Function], findings_queue: str
 ) -> None:
     subscribe(aws, "us-east-1", "eu-north-1")
     aws.import_findings([finding(1)])
@@ -185,7 +376,7 @@ def test_a_connection_test_asks_every_region_and_sends_nothing(
             "status": 403,
         }
     )
-    poller = start("poller", FINDINGS_QUEUE_URL=findings_queue, SECURITY_HUB_REGIONS="us-east-1,eu-west-1,eu-north-1")
+    poller = start_poller(SECURITY_HUB_REGIONS="us-east-1,eu-west-1,eu-north-1")
     answer = poller.invoke(local.event("poll-test-connection"))
     codes = {region["region"]: region.get("error", {}).get("code") for region in answer["regions"]}
     assert codes == {"us-east-1": None, "eu-west-1": "not_subscribed", "eu-north-1": "access_denied"}
@@ -195,12 +386,12 @@ def test_a_connection_test_asks_every_region_and_sends_nothing(
 
 
 def test_a_region_that_fails_stops_no_other_and_fails_the_invocation(
-    aws: local.StandIn, start: Callable[..., local.Function], findings_queue: str
+    aws: local.StandIn, start_poller: Callable[..., local.Function], findings_queue: str
 ) -> None:
     subscribe(aws, "us-east-1", "eu-north-1")
     aws.import_findings([finding(1)], "us-east-1")
     aws.import_findings([finding(2)], "eu-north-1")
-    poller = start("poller", FINDINGS_QUEUE_URL=findings_queue, SECURITY_HUB_REGIONS="us-east-1,eu-west-1,eu-north-1")
+    poller = start_poller(SECURITY_HUB_REGIONS="us-east-1,eu-west-1,eu-north-1")
     with pytest.raises(local.FunctionError) as failure:
         poller.invoke({})
     assert failure.value.type == "PollFailed"
@@ -260,7 +451,8 @@ def test_findings_that_are_not_as_they_should_be_are_delivered_with_the_others(
     }
     subscribe(aws)
     aws.import_findings(list(cases.values()))
-    report = poller.invoke({})
+    # A window in time cannot hold what has no time: reconcile does.
+    report = poller.invoke({"mode": "reconcile"})
     assert report["events_sent"] == len(cases)
     delivered = bodies(aws, findings_queue)
     raw_events = {raw_members(body)["raw_event"]: json.loads(body) for body in delivered}
@@ -275,21 +467,20 @@ def test_findings_that_are_not_as_they_should_be_are_delivered_with_the_others(
     assert len(by_text["240 KB of description"]["description"]) == 240 * 1024
     assert by_text["no id"]["external_id"] is None
     assert len({event["event_id"] for event in by_text.values()}) == len(cases)
+    assert poller.invoke({"mode": "reconcile"})["events_sent"] == 0
 
 
 def test_everything_wrong_with_the_environment_is_named_at_once(start: Callable[..., local.Function]) -> None:
     poller = start("poller", SECURITY_HUB_REGIONS="Ireland")
     with pytest.raises(local.FunctionError):
         poller.invoke({})
-    assert "FINDINGS_QUEUE_URL is not set" in poller.log()
+    assert "FINDINGS_QUEUE_URL is not set; STATE_TABLE_NAME is not set" in poller.log()
     assert "SECURITY_HUB_REGIONS: expected a region's code" in poller.log()
 
 
 def test_an_endpoint_variable_that_is_set_but_empty_counts_as_unset(
-    aws: local.StandIn, start: Callable[..., local.Function], findings_queue: str
+    aws: local.StandIn, start_poller: Callable[..., local.Function]
 ) -> None:
     subscribe(aws)
-    poller = start(
-        "poller", FINDINGS_QUEUE_URL=findings_queue, AWS_ENDPOINT_URL_SQS="", AWS_ENDPOINT_URL_SECURITYHUB=""
-    )
+    poller = start_poller(AWS_ENDPOINT_URL_SQS="", AWS_ENDPOINT_URL_SECURITYHUB="")
     assert poller.invoke({})["complete"] is True

@@ -1,0 +1,141 @@
+"""At every call of a poll: the process is killed, or the call goes wrong. Nothing is lost, and twice goes only what was
+confirmed and not yet recorded.
+
+A poll of several pages is run once to count its calls. Then, for every n, it is run anew and the n-th call is struck;
+after that, polls are made until one is complete.
+"""
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+import local
+from conftest import operations
+from test_poller import finding, subscribe
+
+FINDINGS = 11
+PAGE = 4
+
+
+class Scene:
+    """An AWS with a few pages of findings that nobody has polled, and what came out of it so far."""
+
+    def __init__(self, aws: local.StandIn):
+        self.aws = aws
+        aws.reset()
+        subscribe(aws)
+        aws.settings(page_size=PAGE)
+        aws.import_findings([finding(n) for n in range(FINDINGS)])
+        self.sqs, self.dynamodb = aws.client("sqs"), aws.client("dynamodb")
+        self.queue = self.sqs.create_queue(QueueName="findings")["QueueUrl"]
+        self.environment = {
+            "AWS_ENDPOINT_URL": aws.url,
+            "FINDINGS_QUEUE_URL": self.queue,
+            "STATE_TABLE_NAME": aws.state_table(),
+            "INITIAL_LOOKBACK_SECONDS": "0",
+        }
+        self.sent: Counter[str] = Counter()
+
+    def poller(self) -> local.Function:
+        return local.Function(local.binary("poller"), self.environment)
+
+    def collect(self) -> None:
+        """Takes what has reached the queue."""
+        self.aws.wait_until_idle()
+        self.sent.update(json.loads(message["Body"])["event_id"] for message in local.drain(self.sqs, self.queue))
+
+    def unrecorded(self) -> set[str]:
+        """What was sent and is not known to the state table."""
+        pages = self.dynamodb.get_paginator("scan").paginate(TableName="state", ConsistentRead=True)
+        keys = {item["pk"]["S"] for page in pages for item in page["Items"]}
+        return {event_id for event_id in self.sent if f"event#{event_id}" not in keys}
+
+    def poll_until_complete(self) -> None:
+        with self.poller() as poller:
+            for _ in range(5):
+                try:
+                    if poller.invoke({})["complete"]:
+                        break
+                except local.FunctionError:
+                    continue
+            else:
+                pytest.fail("no poll was complete")
+        self.collect()
+
+    def assert_all_delivered_once_but(self, twice: set[str]) -> None:
+        assert len(self.sent) == FINDINGS
+        assert {event_id for event_id, times in self.sent.items() if times > 1} <= twice
+
+
+@pytest.fixture(scope="module")
+def calls_of_a_poll(running_stand_in: local.StandIn) -> int:
+    scene = Scene(running_stand_in)
+    before = len(scene.aws.calls())
+    scene.poll_until_complete()
+    scene.assert_all_delivered_once_but(set())
+    calls = [
+        call for call in scene.aws.calls()[before:] if call["operation"] not in ("ReceiveMessage", "DeleteMessageBatch")
+    ]
+    # Every kind of call the poller makes is among them, and every page.
+    assert {call["operation"] for call in calls} == {
+        "GetItem",
+        "GetFindings",
+        "BatchGetItem",
+        "SendMessageBatch",
+        "BatchWriteItem",
+        "PutItem",
+    }
+    assert operations(scene.aws, "securityhub").count("GetFindings") == 3
+    return len(calls)
+
+
+@pytest.mark.parametrize("effect", ["hang", "hang-after"], ids=["before the call is carried out", "before its answer"])
+def test_killed_at_every_call(effect: str, running_stand_in: local.StandIn, calls_of_a_poll: int) -> None:
+    for n in range(1, calls_of_a_poll + 1):
+        scene = Scene(running_stand_in)
+        scene.aws.fail({"at": n, "effect": effect})
+        with scene.poller() as poller:
+            invocation = poller.start_invocation({})
+            assert scene.aws.struck(), f"call {n}"
+            poller.kill()
+            invocation.join()
+        scene.collect()
+        twice = scene.unrecorded()
+        scene.aws.fail()
+        scene.poll_until_complete()
+        scene.assert_all_delivered_once_but(twice)
+
+
+FAULTS: dict[str, dict[str, Any]] = {
+    "HTTP 500": {"code": "InternalFailure", "status": 500},
+    "HTTP 503": {"code": "ServiceUnavailable", "status": 503},
+    "throttled": {"code": "ThrottlingException", "status": 400},
+    "access denied": {"code": "AccessDeniedException", "status": 403},
+    "expired token": {"code": "ExpiredTokenException", "status": 403},
+    "connection dropped": {"effect": "drop"},
+    "answer lost": {"effect": "lose"},
+    "half a batch": {"effect": "partial"},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_at_every_call(fault: dict[str, Any], running_stand_in: local.StandIn, calls_of_a_poll: int) -> None:
+    for n in range(1, calls_of_a_poll + 1):
+        scene = Scene(running_stand_in)
+        scene.aws.fail({"at": n, **fault})
+        with scene.poller() as poller:
+            try:
+                poller.invoke({})
+            except local.FunctionError as error:
+                assert error.type == "PollFailed"
+        struck = scene.aws.struck()
+        assert struck, f"call {n}"
+        scene.collect()
+        twice = scene.unrecorded()
+        if fault.get("effect") == "lose" and struck["operation"] == "SendMessageBatch":
+            entries = json.loads(struck["body"])["Entries"]
+            twice |= {json.loads(entry["MessageBody"])["event_id"] for entry in entries}
+        scene.poll_until_complete()
+        scene.assert_all_delivered_once_but(twice)
