@@ -16,6 +16,8 @@ pub mod handler;
 pub mod input;
 pub mod ledger;
 pub mod metrics;
+#[cfg(test)]
+mod model;
 pub mod poll;
 pub mod query;
 pub mod reading;
