@@ -242,7 +242,7 @@ impl<F: FindingSource, S: EventSink, L: DeliveryLedger, C: Clock> RegionPoll<'_,
             clean &= delivered?;
             // Where something was not delivered, or the order is not what it should be, the place before it is kept.
             if clean && ordered {
-                progress.keep(&next).await?;
+                progress.keep(&next.as_kept(page.is_of_one_instant())).await?;
             }
             let Some(following) = following else {
                 return Ok(End::Finished { clean });
@@ -430,6 +430,11 @@ struct Finding {
 }
 
 impl Page {
+    /// All its findings have one `UpdatedAt`, so that there may be any number of them.
+    fn is_of_one_instant(&self) -> bool {
+        self.findings.len() > 1 && self.first_updated == self.last_updated
+    }
+
     fn read(body: &str, region: &Region, clock: &impl Clock) -> Result<Self, AwsError> {
         let page = asff::split(body).map_err(|error| unusable(&format!("{error}: {}", error.0)))?;
         let at = clock.stamp();

@@ -53,6 +53,20 @@ impl Window {
         }
     }
 
+    /// The window as it is kept for a later run.
+    ///
+    /// That run goes on from the position, with a query of its own. A token may count findings rather than name one,
+    /// and would then pass over as many as have left the query by then. It is kept only where the position might not
+    /// get on: among findings of one instant, or without one.
+    #[must_use]
+    pub fn as_kept(&self, is_of_one_instant: bool) -> Self {
+        let needs_token = is_of_one_instant || self.position.is_none();
+        Self {
+            page: self.page.clone().filter(|_| needs_token),
+            ..self.clone()
+        }
+    }
+
     /// What to ask for where there is no page token: the rest of the window. It starts with the position's own
     /// instant, at which there may be more findings than were read.
     #[must_use]
@@ -214,6 +228,22 @@ mod tests {
         };
         assert_eq!(all.rest().unwrap().start, at(50));
         assert_eq!(all.rest().unwrap().end, FAR_FUTURE);
+    }
+
+    #[test]
+    fn a_token_is_kept_only_where_the_position_might_not_get_on() {
+        let page = Some(NextPage {
+            token: "t".to_owned(),
+            range: None,
+        });
+        let with = |position| Window {
+            page: page.clone(),
+            ..window(10, 90, position)
+        };
+        assert_eq!(with(Some(50)).as_kept(false).page, None);
+        assert_eq!(with(Some(50)).as_kept(true).page, page);
+        assert_eq!(with(None).as_kept(false).page, page);
+        assert_eq!(with(Some(50)).as_kept(false).position, Some(at(50)));
     }
 
     #[test]

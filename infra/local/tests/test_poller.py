@@ -153,40 +153,60 @@ def test_what_shows_later_is_delivered_later(aws: local.StandIn, poller: local.F
     assert [poller.invoke({})["events_sent"] for _ in range(4)] == [0, 0, 1, 0]
 
 
+def drain(poller: local.Function) -> list[dict[str, Any]]:
+    """Polls until one is complete."""
+    reports: list[dict[str, Any]] = []
+    while not reports or not reports[-1]["complete"]:
+        reports.append(poller.invoke({}))
+        assert len(reports) < 30
+    return reports
+
+
+def skipped(reports: list[dict[str, Any]]) -> int:
+    return sum(report["regions"][0]["duplicates_skipped"] for report in reports)
+
+
 def test_a_backlog_drains_through_short_invocations(
     aws: local.StandIn, start_poller: Callable[..., local.Function], findings_queue: str
 ) -> None:
     subscribe(aws)
-    # All of one UpdatedAt: a position in time alone would not get past them.
-    aws.import_findings([finding(n, UpdatedAt="2026-11-20T00:00:00Z") for n in range(60)])
-    aws.settings(page_size=2)
-    poller = start_poller(timeout=3)
-    reports = []
-    while not reports or not reports[-1]["complete"]:
-        reports.append(poller.invoke({}))
-        assert len(reports) < 30
+    aws.import_findings([finding(n) for n in range(60)])
+    aws.settings(page_size=3)
+    reports = drain(start_poller(timeout=3))
     assert len(reports) > 1
     assert sum(report["events_sent"] for report in reports) == 60
-    assert sum(report["regions"][0]["duplicates_skipped"] for report in reports) == 0
+    # Each run takes up the position of the one before, at which there might be more, and reads that finding again.
+    assert skipped(reports) == len(reports) - 1
+    assert len(events(aws, findings_queue)) == 60
+
+
+def test_any_number_of_findings_of_one_update_time_drain(
+    aws: local.StandIn, start_poller: Callable[..., local.Function], findings_queue: str
+) -> None:
+    subscribe(aws)
+    # A position in time alone would not get past them.
+    aws.import_findings([finding(n, UpdatedAt="2026-11-20T00:00:00Z") for n in range(60)])
+    aws.settings(page_size=3)
+    reports = drain(start_poller(timeout=3))
+    assert len(reports) > 1
+    assert sum(report["events_sent"] for report in reports) == 60
+    assert skipped(reports) == 0
     assert len(events(aws, findings_queue)) == 60
 
 
 def test_a_token_gone_stale_is_no_end(aws: local.StandIn, start_poller: Callable[..., local.Function]) -> None:
     subscribe(aws)
-    aws.import_findings([finding(n) for n in range(40)])
-    aws.settings(page_size=2)
+    aws.import_findings([finding(n, UpdatedAt="2026-11-20T00:00:00Z") for n in range(40)])
+    aws.settings(page_size=3)
     poller = start_poller(timeout=3)
     first = poller.invoke({})
     assert first["complete"] is False
     # WHEN the token that was kept is not taken any more
     aws.fail({"service": "securityhub", "operation": "GetFindings", "code": "InvalidInputException"})
-    reports = [first]
-    while not reports[-1]["complete"]:
-        reports.append(poller.invoke({}))
-        assert len(reports) < 30
+    reports = [first, *drain(poller)]
     assert sum(report["events_sent"] for report in reports) == 40
-    # The position's own instant is read again, for there might be more of it.
-    assert sum(report["regions"][0]["duplicates_skipped"] for report in reports) == 1
+    # The position's own instant is read again from its first finding.
+    assert skipped(reports) == first["events_sent"]
 
 
 def test_security_hubs_rate_is_kept_to(aws: local.StandIn, poller: local.Function) -> None:
