@@ -234,6 +234,10 @@ class Function:
         thread.start()
         return thread
 
+    def processes(self) -> list[int]:
+        """The emulator and, after it, the function."""
+        return [self._process.pid, *_descendants(self._process.pid)]
+
     def kill(self) -> None:
         """Ends the function's process, in the middle of whatever it does."""
         _end(self._process)

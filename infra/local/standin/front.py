@@ -13,6 +13,7 @@ Its own routes, beside moto's `/moto-api/reset`:
 import contextlib
 import io
 import json
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterable
@@ -215,24 +216,23 @@ def _json(value: Any) -> Response:
     return Response(json.dumps(value), mimetype="application/json")
 
 
+_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
 def _has_illegal_character(body: bytes) -> bool:
     """Whether a message or attribute holds a character outside XML 1.0."""
 
-    def texts(value: Any) -> Iterable[str]:
+    def is_illegal(value: Any) -> bool:
         match value:
             case str():
-                yield value
+                return _ILLEGAL.search(value) is not None
             case dict():
-                for member in value.values():
-                    yield from texts(member)
+                return any(map(is_illegal, value.values()))
             case list():
-                for element in value:
-                    yield from texts(element)
+                return any(map(is_illegal, value))
+        return False
 
-    def is_legal(c: str) -> bool:
-        return c in "\t\n\r" or "\x20" <= c <= "\ud7ff" or "\ue000" <= c <= "\ufffd" or c >= "\U00010000"
-
-    return not all(is_legal(c) for text in texts(json.loads(body)) for c in text)
+    return is_illegal(json.loads(body))
 
 
 def _error(call: Call, code: str, status: int) -> Response:

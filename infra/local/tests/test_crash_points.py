@@ -7,6 +7,7 @@ after that, polls are made until one is complete.
 
 import json
 from collections import Counter
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -51,6 +52,11 @@ class Scene:
         pages = self.dynamodb.get_paginator("scan").paginate(TableName="state", ConsistentRead=True)
         keys = {item["pk"]["S"] for page in pages for item in page["Items"]}
         return {event_id for event_id in self.sent if f"event#{event_id}" not in keys}
+
+    def through(self) -> datetime:
+        """The cursor."""
+        key = {"pk": {"S": "reading#incremental#us-east-1"}}
+        return datetime.fromisoformat(self.dynamodb.get_item(TableName="state", Key=key)["Item"]["through"]["S"])
 
     def poll_until_complete(self) -> None:
         with self.poller() as poller:
@@ -139,3 +145,21 @@ def test_a_fault_at_every_call(fault: dict[str, Any], running_stand_in: local.St
             twice |= {json.loads(entry["MessageBody"])["event_id"] for entry in entries}
         scene.poll_until_complete()
         scene.assert_all_delivered_once_but(twice)
+
+
+def test_two_polls_at_once_lose_nothing_and_move_no_cursor_back(running_stand_in: local.StandIn) -> None:
+    for events in (({}, {}), ({}, {"mode": "reconcile"})):
+        scene = Scene(running_stand_in)
+        with scene.poller() as one, scene.poller() as other:
+            threads = [function.start_invocation(event) for function, event in zip((one, other), events, strict=True)]
+            for thread in threads:
+                thread.join()
+        scene.collect()
+        # Only what both had in hand at one time may have gone twice.
+        assert len(scene.sent) == FINDINGS
+        assert max(scene.sent.values()) <= 2
+        before = scene.sent.copy()
+        through = scene.through()
+        scene.poll_until_complete()
+        assert scene.sent == before
+        assert scene.through() >= through

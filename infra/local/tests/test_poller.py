@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,27 @@ def test_what_arrives_late_is_caught_by_the_overlap_and_an_edit_by_reconcile(
     report = poller.invoke({"mode": "reconcile"})
     assert (report["complete"], report["events_sent"]) == (True, 1)
     assert [e["workflow_status"] for e in events(aws, findings_queue)] == ["NEW", "NEW", "NOTIFIED"]
+
+
+def test_an_update_time_with_an_offset_or_in_the_future(
+    aws: local.StandIn, poller: local.Function, findings_queue: str
+) -> None:
+    subscribe(aws)
+    hour_ahead = datetime.now(timezone(timedelta(hours=5))) + timedelta(hours=1)
+    aws.import_findings(
+        [
+            recent(1).replace('Z"', '+00:00"'),
+            finding(2, UpdatedAt="2026-11-20T23:30:00.000-05:00"),
+            finding(3, UpdatedAt=hour_ahead.isoformat(timespec="milliseconds")),
+        ]
+    )
+    # What claims to be of the future is in no window yet, and draws no cursor there.
+    report = poller.invoke({})
+    assert (report["complete"], report["events_sent"]) == (True, 2)
+    through = datetime.fromisoformat(report["regions"][0]["updated_through"])
+    assert through <= datetime.now(UTC)
+    assert poller.invoke({"mode": "reconcile"})["events_sent"] == 1
+    assert [event["external_id"] for event in events(aws, findings_queue)].count("finding-0003") == 1
 
 
 def test_what_shows_later_is_delivered_later(aws: local.StandIn, poller: local.Function) -> None:
