@@ -365,14 +365,7 @@ impl DeliveryLedger for World {
         revision: Option<u64>,
         _: &Deadline,
     ) -> Result<Keeping, AwsError> {
-        let keep = || {
-            let mut readings = self.ledger.readings.borrow_mut();
-            if readings.get(&key.text).map(|kept| kept.revision) != revision {
-                return Keeping::Conflict;
-            }
-            readings.insert(key.text.clone(), kept.clone());
-            Keeping::Kept
-        };
+        let keep = || self.ledger.put(key, kept, revision);
         self.call("dynamodb:PutItem", keep).await
     }
 }

@@ -16,6 +16,18 @@ pub(crate) struct MemoryLedger {
     pub(crate) readings: RefCell<HashMap<String, Kept>>,
 }
 
+impl MemoryLedger {
+    /// As [`DeliveryLedger::keep`].
+    pub(crate) fn put(&self, key: &ReadingKey, kept: &Kept, revision: Option<u64>) -> Keeping {
+        let mut readings = self.readings.borrow_mut();
+        if readings.get(&key.text).map(|kept| kept.revision) != revision {
+            return Keeping::Conflict;
+        }
+        readings.insert(key.text.clone(), kept.clone());
+        Keeping::Kept
+    }
+}
+
 impl DeliveryLedger for MemoryLedger {
     async fn delivered(&self, event_ids: &[&str], _: &Deadline) -> Result<HashSet<String>, AwsError> {
         let delivered = self.delivered.borrow();
@@ -42,12 +54,7 @@ impl DeliveryLedger for MemoryLedger {
         revision: Option<u64>,
         _: &Deadline,
     ) -> Result<Keeping, AwsError> {
-        let mut readings = self.readings.borrow_mut();
-        if readings.get(&key.text).map(|kept| kept.revision) != revision {
-            return Ok(Keeping::Conflict);
-        }
-        readings.insert(key.text.clone(), kept.clone());
-        Ok(Keeping::Kept)
+        Ok(self.put(key, kept, revision))
     }
 }
 
