@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use asff::{Event, Observed};
@@ -192,7 +193,7 @@ impl<F: FindingSource, S: EventSink, L: DeliveryLedger, C: Clock> RegionPoll<'_,
         mut window: Window,
         tally: &mut Tally,
     ) -> Result<End, AwsError> {
-        let mut tokens: HashSet<String> = window.page.iter().map(|page| page.token.clone()).collect();
+        let mut tokens: HashSet<u64> = window.page.iter().map(|page| hash(&page.token)).collect();
         let mut restarts = 0;
         let mut clean = true;
         let mut ordered = true;
@@ -225,7 +226,7 @@ impl<F: FindingSource, S: EventSink, L: DeliveryLedger, C: Clock> RegionPoll<'_,
             let is_last = page.token.is_none();
             next.page = page.token.clone().map(|token| NextPage { token, range });
             if let Some(token) = &page.token
-                && !tokens.insert(token.clone())
+                && !tokens.insert(hash(token))
             {
                 restarts += 1;
                 if restarts > MAX_RESTARTS {
@@ -470,6 +471,13 @@ impl Page {
             token: page.next_token.map(Cow::into_owned),
         })
     }
+}
+
+/// Tokens are long, and a reading can have thousands. Two of one hash would only take up the reading from its position.
+fn hash(token: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    token.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Down to the millisecond, which every service's `UpdatedAt` and `DateFilter` have.
