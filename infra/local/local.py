@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -27,7 +28,12 @@ from botocore.config import Config
 LOCAL = Path(__file__).resolve().parent
 ROOT = LOCAL.parent.parent
 # Ships inside the wheel of the SAM CLI: the program that stands in the place of Lambda in AWS's own images.
-EMULATOR = Path(samcli.__file__).parent / "local" / "rapid" / "aws-lambda-rie-x86_64"
+EMULATOR = (
+    Path(samcli.__file__).parent
+    / "local"
+    / "rapid"
+    / ("aws-lambda-rie-arm64" if platform.machine() in ("aarch64", "arm64") else "aws-lambda-rie-x86_64")
+)
 ACCOUNT = "123456789012"  # moto's own
 REGION = "us-east-1"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "standin", "AWS_SECRET_ACCESS_KEY": "standin", "AWS_SESSION_TOKEN": "standin"}

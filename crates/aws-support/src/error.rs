@@ -122,6 +122,7 @@ fn kind_of(code: Option<&str>, status: Option<u16>) -> ErrorKind {
                 | "TooManyRequestsException"
                 | "LimitExceededException"
                 | "RequestLimitExceeded"
+                | "ProvisionedThroughputExceededException"
                 | "BandwidthLimitExceeded"
                 | "SlowDown"
                 | "PriorRequestNotComplete"
@@ -213,6 +214,7 @@ mod tests {
             (Some("ThrottlingException"), Some(400), Throttled),
             (Some("RequestLimitExceeded"), Some(503), Throttled),
             (Some("SomethingNew"), Some(429), Throttled),
+            (Some("ProvisionedThroughputExceededException"), Some(400), Throttled),
             (Some("ExpiredTokenException"), Some(403), ExpiredCredentials),
             (Some("UnauthorizedOperation"), Some(403), AccessDenied),
             (Some("AccessDeniedException"), Some(400), AccessDenied),

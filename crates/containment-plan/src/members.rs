@@ -1,5 +1,6 @@
 //! Reading a JSON object strictly: every member is known, once, and of its type, or its name is noted.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::Deserialize;
@@ -25,12 +26,12 @@ impl Members {
                 Err(_) => format!("no JSON ({error})"),
             })?
             .0;
-        let mut problems = Vec::new();
-        for (index, (name, _)) in pairs.iter().enumerate() {
-            if pairs[..index].iter().any(|(earlier, _)| earlier == name) {
-                problems.push(format!("{prefix}{name} stands there twice"));
-            }
-        }
+        let mut names = HashSet::new();
+        let problems = pairs
+            .iter()
+            .filter(|(name, _)| !names.insert(name.as_str()))
+            .map(|(name, _)| format!("{prefix}{} stands there twice", shortened(name)))
+            .collect();
         Ok(Self {
             prefix,
             pairs,

@@ -139,7 +139,11 @@ impl Outcome {
     pub fn of_failure(request: &Request, error: ErrorDetail, details: Details, completed_at: String) -> Self {
         Self {
             status: Status::Failed,
-            summary: format!("not done: {}", error.message),
+            summary: if error.retryable {
+                format!("not known to be done: {}", error.message)
+            } else {
+                format!("not done: {}", error.message)
+            },
             error: Some(error),
             ..Self::base(request, details, completed_at)
         }
@@ -148,7 +152,11 @@ impl Outcome {
     /// Of a dry run that would have gone through.
     #[must_use]
     pub fn of_dry_run(request: &Request, plan: &Plan, mut details: Details, completed_at: String) -> Self {
-        let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
+        let steps: Vec<String> = if plan.is_already_so {
+            Vec::new()
+        } else {
+            plan.steps.iter().map(ToString::to_string).collect()
+        };
         let summary = if steps.is_empty() {
             "dry run: there is nothing to change".to_owned()
         } else {
@@ -276,6 +284,7 @@ mod tests {
                 group: request.group.clone(),
                 rule: request.rule,
             }],
+            is_already_so: false,
         };
         let outcome = Outcome::of_dry_run(&request, &plan, Details::default(), NOW.to_owned());
         assert_eq!(outcome.status, Status::Simulated);

@@ -60,11 +60,15 @@ impl std::fmt::Display for Step {
     }
 }
 
-/// The changes that carry out a request, in order. None: it is already so.
+/// The changes that carry out a request, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// The changes
     pub steps: Vec<Step>,
+    /// By the state that was read there is nothing to change. That state may be older than a change just made
+    /// ("Eventual consistency" in the EC2 developer guide), so the steps are taken all the same: EC2 then says itself
+    /// that it is already so
+    pub is_already_so: bool,
 }
 
 /// Decides what a request takes, given the state.
@@ -76,24 +80,23 @@ pub fn plan(request: &Request, state: &GroupState, policy: &Policy) -> Result<Pl
     let present = state.rules.contains_key(&request.rule);
     let group = state.id.clone();
     let rule = request.rule;
-    let steps = match request.action {
+    let (step, is_already_so) = match request.action {
         Action::BlockIp => {
             check_harmless(state)?;
-            if present {
-                vec![]
-            } else {
-                let description = description(request);
-                vec![Step::AuthorizeIngress {
-                    group,
-                    rule,
-                    description,
-                }]
-            }
+            let description = description(request);
+            let step = Step::AuthorizeIngress {
+                group,
+                rule,
+                description,
+            };
+            (step, present)
         }
-        Action::AllowIp if present => vec![Step::RevokeIngress { group, rule }],
-        Action::AllowIp => vec![],
+        Action::AllowIp => (Step::RevokeIngress { group, rule }, !present),
     };
-    Ok(Plan { steps })
+    Ok(Plan {
+        steps: vec![step],
+        is_already_so,
+    })
 }
 
 /// The group is a block list. Asked of `ALLOW_IP` too, so that nobody strips another group's rules through us.
@@ -210,37 +213,35 @@ mod tests {
     }
 
     #[test]
-    fn a_block_adds_the_rule_once() {
-        let plan = |state| plan(&request(Action::BlockIp), &state, &policy()).unwrap().steps;
-        assert_eq!(
-            plan(block_list()),
-            [Step::AuthorizeIngress {
-                group: "sg-0123abcd".parse().unwrap(),
-                rule: request(Action::BlockIp).rule,
-                description: "aisoc block request_id=r-1 requested_by=ana@example.com".to_owned(),
-            }]
-        );
-        assert_eq!(plan(with_rule()), []);
-    }
-
-    #[test]
-    fn allow_removes_the_rule_once() {
-        let plan = |state| plan(&request(Action::AllowIp), &state, &policy()).unwrap().steps;
-        assert_eq!(plan(block_list()), []);
-        assert_eq!(
-            plan(with_rule()),
-            [Step::RevokeIngress {
-                group: "sg-0123abcd".parse().unwrap(),
-                rule: request(Action::AllowIp).rule
-            }]
-        );
+    fn a_block_adds_the_rule_and_allow_removes_it_whatever_the_state_shows() {
+        let authorize = Step::AuthorizeIngress {
+            group: "sg-0123abcd".parse().unwrap(),
+            rule: request(Action::BlockIp).rule,
+            description: "aisoc block request_id=r-1 requested_by=ana@example.com".to_owned(),
+        };
+        let revoke = Step::RevokeIngress {
+            group: "sg-0123abcd".parse().unwrap(),
+            rule: request(Action::AllowIp).rule,
+        };
+        for (action, state, step, is_already_so) in [
+            (Action::BlockIp, block_list(), &authorize, false),
+            (Action::BlockIp, with_rule(), &authorize, true),
+            (Action::AllowIp, with_rule(), &revoke, false),
+            (Action::AllowIp, block_list(), &revoke, true),
+        ] {
+            let plan = plan(&request(action), &state, &policy()).unwrap();
+            assert_eq!(
+                (plan.steps.as_slice(), plan.is_already_so),
+                (std::slice::from_ref(step), is_already_so)
+            );
+        }
     }
 
     #[test]
     fn a_rule_with_other_ports_is_another_rule() {
         let mut request = request(Action::AllowIp);
         request.rule = IngressRule::new(request.rule.source(), Protocol::Tcp, (443, 443));
-        assert_eq!(plan(&request, &with_rule(), &policy()).unwrap().steps, []);
+        assert!(plan(&request, &with_rule(), &policy()).unwrap().is_already_so);
     }
 
     #[test]

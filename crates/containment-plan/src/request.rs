@@ -296,10 +296,17 @@ fn unsupported(members: &mut Members, name: &'static str) {
     members.checked::<()>(name, |_| Err("left out: this version has no support for it".to_owned()));
 }
 
+/// The most problems that are named: the answer must fit into a message, whatever the request was.
+const MAX_PROBLEMS: usize = 20;
+
 fn invalid(problems: &[String]) -> Refusal {
+    let mut named: Vec<String> = problems.iter().take(MAX_PROBLEMS).cloned().collect();
+    if problems.len() > MAX_PROBLEMS {
+        named.push(format!("and {} more", problems.len() - MAX_PROBLEMS));
+    }
     Refusal {
         code: RefusalCode::InvalidRequest,
-        message: problems.join("; "),
+        message: named.join("; "),
         remedy: "correct what is named and send the request again".to_owned(),
     }
 }
@@ -622,6 +629,14 @@ mod tests {
             body.as_object_mut().unwrap().remove(name);
             assert_eq!(read(&body).unwrap_err().refusal.message, message);
         }
+    }
+
+    #[test]
+    fn the_answer_to_a_request_of_any_size_is_short() {
+        let members: Vec<String> = (0..20_000).map(|n| format!("\"{n}{}\":1", "x".repeat(20))).collect();
+        let message = rejection(&format!("{{{}}}", members.join(","))).refusal.message;
+        assert!(message.len() < 10_000, "{}", message.len());
+        assert!(message.ends_with(" more"), "{message}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net};
 
 /// A CIDR block without host bits; a single address is /32 or /128. An IPv4-mapped IPv6 address is the IPv4 address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,6 +61,17 @@ impl fmt::Display for Target {
 /// Bits before the IPv4 address in an IPv4-mapped IPv6 address (`::ffff:0:0/96`).
 const MAPPED_PREFIX: u8 = 96;
 
+/// The block, as IPv4 where it is one of IPv4-mapped IPv6 addresses.
+#[must_use]
+pub fn canonical(block: IpNet) -> IpNet {
+    let IpNet::V6(v6) = block else { return block };
+    v6.addr()
+        .to_ipv4_mapped()
+        .zip(v6.prefix_len().checked_sub(MAPPED_PREFIX))
+        .and_then(|(address, prefix)| Ipv4Net::new(address, prefix).ok())
+        .map_or(block, IpNet::V4)
+}
+
 impl FromStr for Target {
     type Err = TargetError;
 
@@ -86,16 +97,9 @@ impl FromStr for Target {
                 .filter(|length| is_number && *length <= max)
                 .ok_or(TargetError::PrefixLength { max })
         })?;
-        let network = match address {
-            IpAddr::V4(address) => Ipv4Net::new(address, prefix).map(IpNet::V4),
-            IpAddr::V6(address) => match address.to_ipv4_mapped() {
-                Some(address) if prefix >= MAPPED_PREFIX => {
-                    Ipv4Net::new(address, prefix - MAPPED_PREFIX).map(IpNet::V4)
-                }
-                _ => Ipv6Net::new(address, prefix).map(IpNet::V6),
-            },
-        }
-        .map_err(|_| TargetError::PrefixLength { max })?;
+        let network = IpNet::new(address, prefix)
+            .map(canonical)
+            .map_err(|_| TargetError::PrefixLength { max })?;
         if network.trunc() != network {
             return Err(TargetError::HostBits {
                 network: network.trunc(),
@@ -180,7 +184,10 @@ mod tests {
         ] {
             assert_eq!(target(text).unwrap_err(), message, "{text}");
         }
-        assert!(target("::ffff:0:0/80").is_err() || target("::ffff:0:0/80").unwrap() == "::/80");
+        assert_eq!(
+            target("::ffff:0:0/80").unwrap_err(),
+            "a CIDR block without host bits: the network is ::/80, the single address ::ffff:0.0.0.0"
+        );
     }
 
     #[test]

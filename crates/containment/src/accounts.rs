@@ -1,6 +1,7 @@
 //! The function's own account, and others by `AssumeRole`.
 
 use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_config::SdkConfig;
@@ -44,23 +45,22 @@ pub struct AwsAccounts {
     config: SdkConfig,
     sts: aws_sdk_sts::Client,
     external_id: Option<String>,
-    /// By role; `None` is the function's own account
-    sessions: Mutex<HashMap<Option<RoleArn>, Session>>,
+    /// Clients of the function's own account
+    own: std::sync::Mutex<HashMap<Region, Ec2>>,
+    /// Each role has a lock of its own: one that STS is slow to answer for holds up no other
+    sessions: std::sync::Mutex<HashMap<RoleArn, Arc<Mutex<Option<Session>>>>>,
 }
 
 /// A role's credentials and the clients made with them.
 #[derive(Debug)]
 struct Session {
-    /// `None` for those of the configuration, which keep themselves fresh
-    credentials: Option<Credentials>,
+    credentials: Credentials,
     clients: HashMap<Region, Ec2>,
 }
 
 impl Session {
     fn is_fresh(&self, now: SystemTime) -> bool {
-        self.credentials
-            .as_ref()
-            .is_none_or(|credentials| credentials.expiry().is_some_and(|expiry| now + MARGIN < expiry))
+        self.credentials.expiry().is_some_and(|expiry| now + MARGIN < expiry)
     }
 }
 
@@ -72,7 +72,8 @@ impl AwsAccounts {
             config,
             sts,
             external_id,
-            sessions: Mutex::default(),
+            own: std::sync::Mutex::default(),
+            sessions: std::sync::Mutex::default(),
         }
     }
 
@@ -83,6 +84,11 @@ impl AwsAccounts {
             config = config.credentials_provider(credentials.clone());
         }
         Ec2::new(aws_sdk_ec2::Client::from_conf(config.build()))
+    }
+
+    fn session(&self, role: &RoleArn) -> Arc<Mutex<Option<Session>>> {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(sessions.entry(role.clone()).or_default())
     }
 
     async fn assume(&self, role: &RoleArn, deadline: &Deadline) -> Result<Credentials, AwsError> {
@@ -112,31 +118,30 @@ impl Accounts for AwsAccounts {
     type Groups = Ec2;
 
     async fn groups(&self, role: Option<&RoleArn>, region: &Region, deadline: &Deadline) -> Result<Ec2, AwsError> {
+        let Some(role) = role else {
+            let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+            let client = own.entry(region.clone()).or_insert_with(|| self.client(region, None));
+            return Ok(client.clone());
+        };
         // Held while the role is assumed: two requests for one role assume it once.
-        let mut sessions = self.sessions.lock().await;
-        let key = role.cloned();
-        let kept = sessions
-            .remove(&key)
-            .filter(|session| session.is_fresh(SystemTime::now()));
-        let session = match (kept, role) {
-            (Some(session), _) => session,
-            (None, role) => Session {
-                credentials: match role {
-                    Some(role) => Some(self.assume(role, deadline).await?),
-                    None => None,
-                },
+        let session = self.session(role);
+        let mut session = session.lock().await;
+        let fresh = match session.take().filter(|session| session.is_fresh(SystemTime::now())) {
+            Some(fresh) => fresh,
+            None => Session {
+                credentials: self.assume(role, deadline).await?,
                 clients: HashMap::new(),
             },
         };
-        let Session { credentials, clients } = sessions.entry(key).insert_entry(session).into_mut();
+        let Session { credentials, clients } = session.insert(fresh);
         let client = clients
             .entry(region.clone())
-            .or_insert_with(|| self.client(region, credentials.as_ref()));
+            .or_insert_with(|| self.client(region, Some(credentials)));
         Ok(client.clone())
     }
 
     async fn forget(&self, role: &RoleArn) {
-        self.sessions.lock().await.remove(&Some(role.clone()));
+        *self.session(role).lock().await = None;
     }
 }
 

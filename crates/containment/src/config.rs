@@ -3,6 +3,7 @@
 use aws_support::settings::{Settings, SettingsError, queue_url};
 use aws_text::Region;
 use containment_plan::Policy;
+use containment_plan::target::canonical;
 use ipnet::IpNet;
 
 /// The containment function's settings, from its environment variables.
@@ -75,8 +76,11 @@ impl Config {
 /// A CIDR block or an address. Host bits are taken off: whoever protects a block with one means all of it.
 fn cidr(text: &str) -> Result<IpNet, &'static str> {
     text.parse::<IpNet>()
-        .map(|block| block.trunc())
-        .or_else(|_| text.parse().map(|address: std::net::IpAddr| IpNet::from(address)))
+        .map(|block| canonical(block.trunc()))
+        .or_else(|_| {
+            text.parse()
+                .map(|address: std::net::IpAddr| canonical(IpNet::from(address)))
+        })
         .map_err(|_| "expected CIDR blocks such as 198.51.100.0/24")
 }
 
@@ -107,7 +111,7 @@ mod tests {
             ("AWS_REGION", "us-east-1"),
             ("RESULTS_QUEUE_URL", "https://sqs.us-east-1.amazonaws.com/1/results"),
             ("ASSUME_ROLE_EXTERNAL_ID", "external"),
-            ("PROTECTED_CIDRS", "198.51.100.1/24, 2001:db8::1"),
+            ("PROTECTED_CIDRS", "198.51.100.1/24, 2001:db8::1,::ffff:192.0.2.0/120"),
             ("ALLOW_PRIVATE_TARGETS", "true"),
             (
                 "ALLOWED_ROLE_ARNS",
@@ -119,7 +123,7 @@ mod tests {
         .unwrap();
         assert_eq!(
             config.policy.protected,
-            ["198.51.100.0/24".parse().unwrap(), "2001:db8::1/128".parse().unwrap()]
+            ["198.51.100.0/24", "2001:db8::1/128", "192.0.2.0/24"].map(|block| block.parse().unwrap())
         );
         assert!(config.policy.allow_private);
         assert_eq!(config.policy.allowed_roles.len(), 2);

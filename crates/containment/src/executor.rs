@@ -105,8 +105,7 @@ impl<A: Accounts, C: Clock> Executor<A, C> {
             tracing::info!(request_id = request.request_id, "{step}");
             changed |= groups.apply(step, deadline).await? == Change::Made;
         }
-        // Where there was nothing to do, the state has just been read.
-        let verified = plan.steps.is_empty() || self.look(&groups, request, details, deadline).await;
+        let verified = self.look(&groups, request, details, deadline).await;
         Ok(Done::Changed { changed, verified })
     }
 

@@ -37,6 +37,8 @@ pub struct Lookback {
 /// Security Hub keeps findings 90 days after their last update ("Quotas" in its user guide). A delivery that is
 /// forgotten sooner would be made again.
 const MIN_STATE_TTL_DAYS: u64 = 91;
+/// The most values of one filter (`AwsSecurityFindingFilters` in the Security Hub API reference).
+const MAX_FILTER_VALUES: usize = 20;
 const DAY: Duration = Duration::from_hours(24);
 
 impl Config {
@@ -59,6 +61,18 @@ impl Config {
             product_names: settings.list("PRODUCT_NAMES", any_text).unwrap_or_default(),
             aws_account_ids: settings.list("AWS_ACCOUNT_IDS", account_id).unwrap_or_default(),
         };
+        for (name, values) in [
+            ("SEVERITY_LABELS", &narrowing.severity_labels),
+            ("PRODUCT_NAMES", &narrowing.product_names),
+            ("AWS_ACCOUNT_IDS", &narrowing.aws_account_ids),
+        ] {
+            if values.len() > MAX_FILTER_VALUES {
+                settings.note(format!(
+                    "{name}: {} values, of {MAX_FILTER_VALUES} that GetFindings takes",
+                    values.len()
+                ));
+            }
+        }
         let overlap = settings
             .optional("LOOKBACK_SECONDS", seconds)
             .unwrap_or(Duration::from_hours(1));
@@ -195,6 +209,17 @@ mod tests {
         assert_eq!(config.lookback.overlap, Duration::ZERO);
         assert_eq!(config.lookback.initial, None);
         assert_eq!(config.state_ttl, 91 * DAY);
+    }
+
+    #[test]
+    fn more_values_than_a_filter_takes_are_refused_at_the_start() {
+        let accounts = |count: u64| (0..count).map(|n| format!("{n:012}")).collect::<Vec<_>>().join(",");
+        let with = |accounts: &str| config(&[QUEUE, TABLE, REGION, ("AWS_ACCOUNT_IDS", accounts)]);
+        assert!(with(&accounts(20)).is_ok());
+        assert_eq!(
+            with(&accounts(21)).unwrap_err().problems,
+            ["AWS_ACCOUNT_IDS: 21 values, of 20 that GetFindings takes"]
+        );
     }
 
     #[test]

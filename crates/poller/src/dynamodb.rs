@@ -3,7 +3,7 @@
 //! | `pk` | other attributes |
 //! |---|---|
 //! | `event#<event_id>` | `expires_at` |
-//! | `reading#…` | `revision`, `writer`, `through`, `open`, `start`, `end`, `position`, `token`, `token_start`, `token_end`; `expires_at` where the reading does not last |
+//! | `reading#…` | `revision`, `writer`, `through`, `open`, `start`, `end`, `position`, `unclean`, `unordered`, `token`, `token_start`, `token_end`; `expires_at` where the reading does not last |
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -259,6 +259,11 @@ fn to_item(pk: &str, kept: &Kept) -> Item {
         if let Some(position) = window.position {
             put("position", time(position));
         }
+        for (name, holds) in [("unclean", window.unclean), ("unordered", window.unordered)] {
+            if holds {
+                put(name, AttributeValue::Bool(true));
+            }
+        }
         if let Some(page) = &window.page {
             put("token", AttributeValue::S(page.token.clone()));
             if let Some(range) = page.range {
@@ -293,20 +298,33 @@ fn from_item(item: &Item) -> Result<Kept, String> {
         Some(AttributeValue::N(number)) => number.parse().map_err(|_| "has no whole number in revision".to_owned()),
         _ => Err("has no number in revision".to_owned()),
     }?;
-    let open = match item.get("open") {
-        None => None,
-        Some(AttributeValue::Bool(true)) => Some(Window {
+    let flag = |name: &str| match item.get(name) {
+        None => Ok(false),
+        Some(AttributeValue::Bool(true)) => Ok(true),
+        Some(_) => Err(format!("has something else than true in {name}")),
+    };
+    let open = if flag("open")? {
+        let page = match text("token")? {
+            None => None,
+            Some(token) => Some(NextPage {
+                token,
+                range: range("token_start", "token_end")?,
+            }),
+        };
+        let window = Window {
             range: range("start", "end")?,
             position: time("position")?,
-            page: match text("token")? {
-                None => None,
-                Some(token) => Some(NextPage {
-                    token,
-                    range: range("token_start", "token_end")?,
-                }),
-            },
-        }),
-        Some(_) => return Err("has something else than true in open".to_owned()),
+            page,
+            unclean: flag("unclean")?,
+            unordered: flag("unordered")?,
+        };
+        let is_outside = |range: Range| window.position.is_some_and(|at| at < range.start || at > range.end);
+        if window.range.is_some_and(is_outside) {
+            return Err("has a position outside of start and end".to_owned());
+        }
+        Some(window)
+    } else {
+        None
     };
     Ok(Kept {
         reading: Reading {
@@ -399,6 +417,8 @@ mod tests {
                     range,
                     position: Some(at(3)),
                     page: page.clone(),
+                    unclean: true,
+                    unordered: false,
                 }),
             },
             Reading {
@@ -408,12 +428,12 @@ mod tests {
             Reading {
                 through: None,
                 open: Some(Window {
-                    range: None,
-                    position: None,
                     page: Some(NextPage {
                         token: "t".to_owned(),
                         range: None,
                     }),
+                    unordered: true,
+                    ..Window::new(None)
                 }),
             },
         ]
@@ -437,6 +457,8 @@ mod tests {
             ("open", AttributeValue::S("yes".to_owned())),
             ("end", AttributeValue::S("1960-01-01T00:00:00Z".to_owned())),
             ("position", AttributeValue::Bool(true)),
+            ("position", AttributeValue::S("2026-01-01T00:00:00Z".to_owned())),
+            ("unclean", AttributeValue::S("true".to_owned())),
             ("token", AttributeValue::N("1".to_owned())),
             ("token_start", AttributeValue::S(String::new())),
         ] {

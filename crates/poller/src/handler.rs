@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::config::Config;
 use crate::deliver::EventSink;
+use crate::in_flight::InFlight;
 use crate::input::Mode;
 use crate::ledger::DeliveryLedger;
 use crate::metrics;
@@ -55,6 +56,7 @@ impl<F: FindingSource, S: EventSink, L: DeliveryLedger, C: Clock, M: MetricSink>
             return answer(&self.test_connection(deadline).await);
         }
         let stop_margin = STOP_MARGIN.min(deadline.left() / 4);
+        let in_flight = InFlight::default();
         let polls = self.config.regions.iter().map(async |region| {
             let poll = RegionPoll {
                 source: &self.source,
@@ -67,6 +69,7 @@ impl<F: FindingSource, S: EventSink, L: DeliveryLedger, C: Clock, M: MetricSink>
                 deadline,
                 stop_margin,
                 run,
+                in_flight: &in_flight,
             };
             let (report, measured) = poll.poll(&mode).await;
             self.metrics.put(&metrics::line(&report, &measured, self.clock.now()));
@@ -195,6 +198,7 @@ mod tests {
 
     impl EventSink for Queue {
         async fn send(&self, batch: &[&Message], _: &Deadline) -> Result<Vec<EntryOutcome>, AwsError> {
+            tokio::task::yield_now().await;
             if let Some(error) = &self.error {
                 return Err(error.clone());
             }
@@ -311,6 +315,41 @@ mod tests {
             ("d", "eu-west-1"),
         ];
         assert_eq!(sent, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+    }
+
+    #[tokio::test]
+    async fn a_finding_that_two_regions_give_is_sent_once() {
+        // GIVEN cross-region aggregation: the home region gives the findings of the other as well
+        let finding =
+            |id: &str| json!({"Id": id, "ProductArn": "p", "UpdatedAt": "2026-11-23T00:00:00Z", "Region": "eu-west-1"});
+        let page = |ids: &[&str]| {
+            let findings: Vec<_> = ids.iter().map(|id| finding(id)).collect();
+            Ok(json!({ "Findings": findings }).to_string())
+        };
+        let hub = Hub {
+            pages: HashMap::from([
+                ("us-east-1", vec![page(&["a", "b", "c"])]),
+                ("eu-west-1", vec![page(&["b", "c", "d"])]),
+            ]),
+            ..Hub::default()
+        };
+        let poller = poller(&["us-east-1", "eu-west-1"], hub, Queue::default());
+        let report = run(&poller, json!({})).await.unwrap();
+        assert_eq!(
+            (report["complete"].clone(), report["events_sent"].clone()),
+            (json!(true), json!(4))
+        );
+        let mut sent: Vec<_> = poller
+            .sink
+            .bodies
+            .borrow()
+            .iter()
+            .map(|e| e["external_id"].to_string())
+            .collect();
+        sent.sort();
+        assert_eq!(sent, ["\"a\"", "\"b\"", "\"c\"", "\"d\""]);
+        let skipped = |region: usize| report["regions"][region]["duplicates_skipped"].as_u64().unwrap();
+        assert_eq!(skipped(0) + skipped(1), 2);
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ pub mod config;
 pub mod deliver;
 pub mod dynamodb;
 pub mod handler;
+pub mod in_flight;
 pub mod input;
 pub mod ledger;
 pub mod metrics;

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::config::Lookback;
 use crate::deliver::{EntryOutcome, EventSink, Message};
+use crate::in_flight::InFlight;
 use crate::input::Mode;
 use crate::ledger::{DeliveryLedger, Keeping, Kept, ReadingKey};
 use crate::poll::RegionPoll;
@@ -276,6 +277,7 @@ impl World {
             deadline: &Deadline::after(Duration::from_hours(1)),
             stop_margin: Duration::ZERO,
             run: &format!("run-{}", self.random.get()),
+            in_flight: &InFlight::default(),
         };
         poll.poll(mode).await.0
     }

@@ -5,23 +5,25 @@
 //! the process ends, nothing is passed over, and twice goes only what was confirmed and not yet recorded.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use asff::{Event, Observed};
 use aws_support::{AwsError, Clock, Deadline, ErrorKind};
 use aws_text::Region;
-use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
+use jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
 
 use crate::config::Lookback;
 use crate::deliver::{self, EventSink, Message, Refused};
+use crate::dynamodb::{self, NONSENSE};
+use crate::in_flight::InFlight;
 use crate::input::Mode;
 use crate::ledger::{DeliveryLedger, Keeping, Kept, ReadingKey};
 use crate::metrics::Measured;
 use crate::query::{Narrowing, Query, Range};
 use crate::reading::{NextPage, Reading, Window};
-use crate::report::{GET_FINDINGS, RegionError, RegionReport};
+use crate::report::{GET_FINDINGS, RegionError, RegionReport, SEND_MESSAGE};
 use crate::security_hub::FindingSource;
 
 /// How long after the deadline of all else a delivery may still be recorded: what was sent and is not recorded would
@@ -31,6 +33,10 @@ pub const RECORDING_GRACE: Duration = Duration::from_millis(700);
 /// How often a window is taken up anew from its position, without having come further, because a page token was not
 /// usable.
 const MAX_RESTARTS: u32 = 3;
+
+/// How far in the future a cursor may be: our clock may have been ahead when it was kept, and is right now. Beyond that
+/// it is none of ours, and to follow it would pass over what is to come.
+const MAX_CLOCK_SKEW: SignedDuration = SignedDuration::from_hours(1);
 
 /// How often it is tried to keep a reading that other runs keep changing.
 const MAX_CONFLICTS: u32 = 5;
@@ -58,13 +64,15 @@ pub struct RegionPoll<'a, F, S, L, C> {
     pub stop_margin: Duration,
     /// Names this run
     pub run: &'a str,
+    /// What the regions of this run are about to send
+    pub in_flight: &'a InFlight,
 }
 
 /// How the reading of a window ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum End {
-    /// At its end; `clean` where everything in it is delivered
-    Finished { clean: bool },
+    /// At its end
+    Finished(Window),
     /// Time ran out
     OutOfTime,
 }
@@ -147,24 +155,15 @@ impl<F: FindingSource, S: EventSink, L: DeliveryLedger, C: Clock> RegionPoll<'_,
         progress: &mut Progress<'_, '_, F, S, L, C>,
         tally: &mut Tally,
     ) -> Result<bool, AwsError> {
-        progress.load().await?;
+        progress.load(self.now()).await?;
         if let Some(window) = progress.reading.open.clone() {
-            match self.read(progress, window.clone(), tally).await? {
-                End::OutOfTime => return Ok(false),
-                End::Finished { clean } => progress.finish(&window, clean).await?,
-            }
-            if self.is_out_of_time() {
+            let finished = self.read_to_the_end(progress, window, tally).await?;
+            if !finished || self.is_out_of_time() {
                 return Ok(false);
             }
         }
         let window = progress.reading.next_window(self.lookback, self.now());
-        match self.read(progress, window.clone(), tally).await? {
-            End::OutOfTime => Ok(false),
-            End::Finished { clean } => {
-                progress.finish(&window, clean).await?;
-                Ok(clean)
-            }
-        }
+        self.read_to_the_end(progress, window, tally).await
     }
 
     /// One window, from where an earlier run left it. `true` where it came to the end.
@@ -174,13 +173,22 @@ impl<F: FindingSource, S: EventSink, L: DeliveryLedger, C: Clock> RegionPoll<'_,
         range: Option<Range>,
         tally: &mut Tally,
     ) -> Result<bool, AwsError> {
-        progress.load().await?;
+        progress.load(self.now()).await?;
         let window = progress.reading.open.clone().unwrap_or_else(|| Window::new(range));
-        match self.read(progress, window.clone(), tally).await? {
+        self.read_to_the_end(progress, window, tally).await
+    }
+
+    async fn read_to_the_end(
+        &self,
+        progress: &mut Progress<'_, '_, F, S, L, C>,
+        window: Window,
+        tally: &mut Tally,
+    ) -> Result<bool, AwsError> {
+        match self.read(progress, window, tally).await? {
             End::OutOfTime => Ok(false),
-            End::Finished { clean } => {
-                progress.finish(&window, clean).await?;
-                Ok(clean)
+            End::Finished(window) => {
+                progress.finish(&window).await?;
+                Ok(true)
             }
         }
     }
@@ -195,8 +203,6 @@ impl<F: FindingSource, S: EventSink, L: DeliveryLedger, C: Clock> RegionPoll<'_,
     ) -> Result<End, AwsError> {
         let mut tokens: HashSet<u64> = window.page.iter().map(|page| hash(&page.token)).collect();
         let mut restarts = 0;
-        let mut clean = true;
-        let mut ordered = true;
         let mut body = self.fetch(&window).await;
         loop {
             let page = match body {
@@ -215,19 +221,17 @@ impl<F: FindingSource, S: EventSink, L: DeliveryLedger, C: Clock> RegionPoll<'_,
             };
             tally.pages += 1;
             tally.findings_seen += page.findings.len() as u64;
-            ordered &= page.first_updated.is_none() || page.first_updated >= window.position;
 
-            let mut next = window.clone();
-            next.position = next.position.max(page.last_updated);
+            let updated: Vec<_> = page.findings.iter().map(|finding| finding.updated).collect();
+            let is_of_one_instant = updated.len() > 1 && updated.first() == updated.last();
+            let is_last = page.token.is_none();
+            let range = window.page.as_ref().map_or_else(|| window.rest(), |page| page.range);
+            let is_new = page.token.as_deref().is_none_or(|token| tokens.insert(hash(token)));
+            let mut next = window.after(&updated, page.token.map(|token| NextPage { token, range }));
             if next.position > window.position {
                 restarts = 0;
             }
-            let range = window.page.as_ref().map_or_else(|| window.rest(), |page| page.range);
-            let is_last = page.token.is_none();
-            next.page = page.token.clone().map(|token| NextPage { token, range });
-            if let Some(token) = &page.token
-                && !tokens.insert(hash(token))
-            {
+            if !is_new {
                 restarts += 1;
                 if restarts > MAX_RESTARTS {
                     return Err(unusable("Security Hub keeps giving page tokens it gave before"));
@@ -237,16 +241,13 @@ impl<F: FindingSource, S: EventSink, L: DeliveryLedger, C: Clock> RegionPoll<'_,
                 tokens.clear();
             }
 
-            let (delivered, following) = futures::join!(self.deliver(&page, tally), async {
+            let (delivered, following) = futures::join!(self.deliver(page.findings, tally), async {
                 if is_last { None } else { Some(self.fetch(&next).await) }
             });
-            clean &= delivered?;
-            // Where something was not delivered, or the order is not what it should be, the place before it is kept.
-            if clean && ordered {
-                progress.keep(&next.as_kept(page.is_of_one_instant())).await?;
-            }
+            next.unclean |= !delivered?;
+            progress.keep(&next.as_kept(is_of_one_instant)).await?;
             let Some(following) = following else {
-                return Ok(End::Finished { clean });
+                return Ok(End::Finished(next));
             };
             if self.is_out_of_time() {
                 return Ok(End::OutOfTime);
@@ -265,27 +266,42 @@ impl<F: FindingSource, S: EventSink, L: DeliveryLedger, C: Clock> RegionPoll<'_,
         self.source.page(self.region, &query, token, self.deadline).await
     }
 
-    /// Delivers a page and records it. `true` where everything in it is delivered now.
-    async fn deliver(&self, page: &Page, tally: &mut Tally) -> Result<bool, AwsError> {
-        let ids: HashSet<&str> = page
-            .findings
-            .iter()
-            .map(|finding| finding.message.event_id.as_str())
+    /// Delivers findings and records them. `true` where all of them are delivered now.
+    async fn deliver(&self, findings: Vec<Finding>, tally: &mut Tally) -> Result<bool, AwsError> {
+        let seen = findings.len() as u64;
+        // A version that stands on the page twice is taken once.
+        let mut pending: HashMap<String, Finding> = findings
+            .into_iter()
+            .map(|finding| (finding.message.event_id.clone(), finding))
             .collect();
-        if ids.is_empty() {
-            return Ok(true);
-        }
-        let ids: Vec<&str> = ids.into_iter().collect();
-        let mut known = self.ledger.delivered(&ids, self.deadline).await?;
-        let mut messages = Vec::new();
-        for finding in &page.findings {
-            // A version that stands on the page twice counts as known the second time.
-            if known.insert(finding.message.event_id.clone()) {
-                messages.push(finding.message.clone());
+        let mut sent = 0;
+        let mut clean = true;
+        while !pending.is_empty() {
+            // With cross-region aggregation one finding comes in several regions, which are polled side by side.
+            let mut others = self.in_flight.watch();
+            let claim = self.in_flight.claim(pending.keys());
+            let mut mine: Vec<Finding> = claim.ids().iter().filter_map(|id| pending.remove(id)).collect();
+            if mine.is_empty() {
+                let released = self.deadline.bound(others.changed()).await;
+                released.map_err(|_| AwsError::out_of_time(SEND_MESSAGE))?.ok();
+                continue;
+            }
+            let ids: Vec<&str> = claim.ids().iter().map(String::as_str).collect();
+            let known = self.ledger.delivered(&ids, self.deadline).await?;
+            mine.retain(|finding| !known.contains(&finding.message.event_id));
+            for finding in &mine {
                 tally.lateness_seconds = tally.lateness_seconds.max(finding.lateness_seconds);
             }
+            sent += mine.len() as u64;
+            clean &= self
+                .send(mine.into_iter().map(|finding| finding.message).collect(), tally)
+                .await?;
         }
-        tally.duplicates_skipped += (page.findings.len() - messages.len()) as u64;
+        tally.duplicates_skipped += seen - sent;
+        Ok(clean)
+    }
+
+    async fn send(&self, messages: Vec<Message>, tally: &mut Tally) -> Result<bool, AwsError> {
         let delivery = deliver::deliver(self.sink, &messages, self.deadline).await;
         tally.events_sent += delivery.confirmed.len() as u64;
         let recorded = if delivery.confirmed.is_empty() {
@@ -334,11 +350,24 @@ impl<'p, 'a, F, S, L: DeliveryLedger, C> Progress<'p, 'a, F, S, L, C> {
         }
     }
 
-    async fn load(&mut self) -> Result<(), AwsError> {
-        if let Some(kept) = self.poll.ledger.load(&self.key, self.poll.deadline).await? {
-            self.reading = kept.reading;
-            self.revision = Some(kept.revision);
+    async fn load(&mut self, now: Timestamp) -> Result<(), AwsError> {
+        let Some(kept) = self.poll.ledger.load(&self.key, self.poll.deadline).await? else {
+            return Ok(());
+        };
+        let latest = now.saturating_add(MAX_CLOCK_SKEW).unwrap_or(now);
+        if let Some(through) = kept.reading.through.filter(|through| *through > latest) {
+            return Err(AwsError {
+                kind: ErrorKind::Rejected,
+                code: Some(NONSENSE.to_owned()),
+                message: format!(
+                    "the item {:?} says that all is read up to {through}, which is yet to come",
+                    self.key.text
+                ),
+                ..AwsError::out_of_time(dynamodb::GET)
+            });
         }
+        self.reading = kept.reading;
+        self.revision = Some(kept.revision);
         Ok(())
     }
 
@@ -353,12 +382,8 @@ impl<'p, 'a, F, S, L: DeliveryLedger, C> Progress<'p, 'a, F, S, L, C> {
     }
 
     /// At the end of a window.
-    async fn finish(&mut self, window: &Window, clean: bool) -> Result<(), AwsError> {
-        let reading = if clean {
-            self.reading.completed(window)
-        } else {
-            self.reading.abandoned()
-        };
+    async fn finish(&mut self, window: &Window) -> Result<(), AwsError> {
+        let reading = self.reading.finished(window);
         self.yields = false;
         self.save(reading).await
     }
@@ -419,9 +444,6 @@ impl<'p, 'a, F, S, L: DeliveryLedger, C> Progress<'p, 'a, F, S, L, C> {
 struct Page {
     findings: Vec<Finding>,
     token: Option<String>,
-    /// `UpdatedAt` of the first and of the last finding
-    first_updated: Option<Timestamp>,
-    last_updated: Option<Timestamp>,
 }
 
 struct Finding {
@@ -431,11 +453,6 @@ struct Finding {
 }
 
 impl Page {
-    /// All its findings have one `UpdatedAt`, so that there may be any number of them.
-    fn is_of_one_instant(&self) -> bool {
-        self.findings.len() > 1 && self.first_updated == self.last_updated
-    }
-
     fn read(body: &str, region: &Region, clock: &impl Clock) -> Result<Self, AwsError> {
         let page = asff::split(body).map_err(|error| unusable(&format!("{error}: {}", error.0)))?;
         let at = clock.stamp();
@@ -465,8 +482,6 @@ impl Page {
             .collect::<Result<Vec<_>, serde_json::Error>>()
             .map_err(|error| unusable(&error.to_string()))?;
         Ok(Self {
-            first_updated: findings.first().and_then(|finding| finding.updated),
-            last_updated: findings.last().and_then(|finding| finding.updated),
             findings,
             token: page.next_token.map(Cow::into_owned),
         })

@@ -28,6 +28,10 @@ pub struct Window {
     pub position: Option<Timestamp>,
     /// Where the next page starts
     pub page: Option<NextPage>,
+    /// Something in it could not be delivered: at its end it is to be read again
+    pub unclean: bool,
+    /// Findings did not come by `UpdatedAt`: there is no position to go on from, only a page token
+    pub unordered: bool,
 }
 
 /// A page token, and the range it was given for: filters must stay the same from page to page of one token.
@@ -40,7 +44,7 @@ pub struct NextPage {
 }
 
 /// The latest instant a `DateFilter` is given where a window has no end.
-const FAR_FUTURE: Timestamp = Timestamp::constant(253_370_764_800, 0); // 9999-01-01T00:00:00Z
+const FAR_FUTURE: Timestamp = Timestamp::constant(4_102_444_800, 0); // 2100-01-01T00:00:00Z
 
 impl Window {
     /// A window of which nothing is read yet.
@@ -50,6 +54,21 @@ impl Window {
             range,
             position: None,
             page: None,
+            unclean: false,
+            unordered: false,
+        }
+    }
+
+    /// The window after one more page, whose findings were updated at these times, in their order.
+    #[must_use]
+    pub fn after(&self, updated: &[Option<Timestamp>], page: Option<NextPage>) -> Self {
+        let known = || self.position.iter().chain(updated.iter().flatten());
+        let unordered = self.unordered || !known().is_sorted();
+        Self {
+            position: known().last().copied().filter(|_| !unordered),
+            page,
+            unordered,
+            ..self.clone()
         }
     }
 
@@ -90,32 +109,24 @@ impl Reading {
             instant.checked_sub(by).unwrap_or(Timestamp::UNIX_EPOCH)
         };
         let start = match (self.through, lookback.initial) {
-            (Some(through), _) => before(through, lookback.overlap),
+            // Our clock may have been set back since: the overlap is then one before now.
+            (Some(through), _) => before(through.min(now), lookback.overlap),
             (None, Some(initial)) => before(now, initial),
             (None, None) => Timestamp::UNIX_EPOCH,
         };
-        // Our clock may have been set back: the window is then what it can be, and `through` stays.
         Window::new(Some(Range {
-            start: start.min(now).max(Timestamp::UNIX_EPOCH),
+            start: start.max(Timestamp::UNIX_EPOCH),
             end: now,
         }))
     }
 
-    /// After a window was read to its end and everything in it delivered.
+    /// After a window was read to its end. Where not everything in it was delivered, it is to be read again, with all
+    /// that has come by then.
     #[must_use]
-    pub fn completed(&self, window: &Window) -> Self {
+    pub fn finished(&self, window: &Window) -> Self {
+        let end = window.range.map(|range| range.end).filter(|_| !window.unclean);
         Self {
-            through: self.through.max(window.range.map(|range| range.end)),
-            open: None,
-        }
-    }
-
-    /// After a window was read to its end, but not everything in it delivered: it is to be read again, with all that
-    /// has come by then.
-    #[must_use]
-    pub fn abandoned(&self) -> Self {
-        Self {
-            through: self.through,
+            through: self.through.max(end),
             open: None,
         }
     }
@@ -207,8 +218,8 @@ mod tests {
     fn a_clock_set_back_moves_nothing_back() {
         let before = reading(Some(5000), None);
         let window = before.next_window(LOOKBACK, at(3000));
-        assert_eq!(window, super::tests::window(3000, 3000, None));
-        assert_eq!(before.completed(&window), before);
+        assert_eq!(window, super::tests::window(2900, 3000, None));
+        assert_eq!(before.finished(&window), before);
     }
 
     #[test]
@@ -228,6 +239,33 @@ mod tests {
         };
         assert_eq!(all.rest().unwrap().start, at(50));
         assert_eq!(all.rest().unwrap().end, FAR_FUTURE);
+    }
+
+    #[test]
+    fn what_was_not_delivered_is_read_again() {
+        let before = reading(Some(10), None);
+        let clean = window(0, 90, Some(90));
+        let unclean = Window {
+            unclean: true,
+            ..clean.clone()
+        };
+        assert_eq!(before.finished(&clean), reading(Some(90), None));
+        assert_eq!(before.finished(&unclean), before);
+    }
+
+    #[test]
+    fn a_position_is_trusted_only_while_findings_come_in_order() {
+        let first = window(0, 90, None).after(&[None, Some(at(10)), Some(at(10))], None);
+        assert_eq!((first.position, first.unordered), (Some(at(10)), false));
+        assert_eq!(first.after(&[], None).position, Some(at(10)));
+        for disorder in [[11, 9], [9, 11]] {
+            let second = first.after(&disorder.map(|second| Some(at(second))), None);
+            assert_eq!((second.position, second.unordered), (None, true));
+            // It never becomes trustworthy again.
+            let third = second.after(&[Some(at(50))], None);
+            assert_eq!((third.position, third.unordered), (None, true));
+            assert_eq!(third.rest(), window(0, 90, None).range);
+        }
     }
 
     #[test]

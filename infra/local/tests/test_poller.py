@@ -179,12 +179,13 @@ def drain(poller: local.Function) -> list[dict[str, Any]]:
     reports: list[dict[str, Any]] = []
     while not reports or not reports[-1]["complete"]:
         reports.append(poller.invoke({}))
-        assert len(reports) < 30
+        assert len(reports) < 60
     return reports
 
 
-def skipped(reports: list[dict[str, Any]]) -> int:
-    return sum(report["regions"][0]["duplicates_skipped"] for report in reports)
+def assert_delivered(aws: local.StandIn, queue: str, count: int) -> None:
+    """Each of them; how often is not asked, for a call that the deadline cuts off may have been carried out."""
+    assert {event["external_id"] for event in events(aws, queue)} == {f"finding-{n:04}" for n in range(count)}
 
 
 def test_a_backlog_drains_through_short_invocations(
@@ -193,12 +194,8 @@ def test_a_backlog_drains_through_short_invocations(
     subscribe(aws)
     aws.import_findings([finding(n) for n in range(60)])
     aws.settings(page_size=3)
-    reports = drain(start_poller(timeout=3))
-    assert len(reports) > 1
-    assert sum(report["events_sent"] for report in reports) == 60
-    # Each run takes up the position of the one before, at which there might be more, and reads that finding again.
-    assert skipped(reports) == len(reports) - 1
-    assert len(events(aws, findings_queue)) == 60
+    assert len(drain(start_poller(timeout=3))) > 1
+    assert_delivered(aws, findings_queue, 60)
 
 
 def test_any_number_of_findings_of_one_update_time_drain(
@@ -208,26 +205,22 @@ def test_any_number_of_findings_of_one_update_time_drain(
     # A position in time alone would not get past them.
     aws.import_findings([finding(n, UpdatedAt="2026-11-20T00:00:00Z") for n in range(60)])
     aws.settings(page_size=3)
-    reports = drain(start_poller(timeout=3))
-    assert len(reports) > 1
-    assert sum(report["events_sent"] for report in reports) == 60
-    assert skipped(reports) == 0
-    assert len(events(aws, findings_queue)) == 60
+    assert len(drain(start_poller(timeout=3))) > 1
+    assert_delivered(aws, findings_queue, 60)
 
 
-def test_a_token_gone_stale_is_no_end(aws: local.StandIn, start_poller: Callable[..., local.Function]) -> None:
+def test_a_token_gone_stale_is_no_end(
+    aws: local.StandIn, start_poller: Callable[..., local.Function], findings_queue: str
+) -> None:
     subscribe(aws)
     aws.import_findings([finding(n, UpdatedAt="2026-11-20T00:00:00Z") for n in range(40)])
     aws.settings(page_size=3)
     poller = start_poller(timeout=3)
-    first = poller.invoke({})
-    assert first["complete"] is False
+    assert poller.invoke({})["complete"] is False
     # WHEN the token that was kept is not taken any more
     aws.fail({"service": "securityhub", "operation": "GetFindings", "code": "InvalidInputException"})
-    reports = [first, *drain(poller)]
-    assert sum(report["events_sent"] for report in reports) == 40
-    # The position's own instant is read again from its first finding.
-    assert skipped(reports) == first["events_sent"]
+    drain(poller)
+    assert_delivered(aws, findings_queue, 40)
 
 
 def test_security_hubs_rate_is_kept_to(aws: local.StandIn, poller: local.Function) -> None:
@@ -286,7 +279,13 @@ def test_metrics_are_written_for_each_region(aws: local.StandIn, start_poller: C
 
 @pytest.mark.parametrize(
     ("attribute", "value"),
-    [("through", {"S": "yesterday"}), ("revision", {"S": "x"}), ("open", {"S": "x"}), ("through", {"N": "7"})],
+    [
+        ("through", {"S": "yesterday"}),
+        ("through", {"S": "2099-01-01T00:00:00Z"}),
+        ("through", {"N": "7"}),
+        ("revision", {"S": "x"}),
+        ("open", {"S": "x"}),
+    ],
 )
 def test_a_reading_edited_to_nonsense_is_an_error_and_nothing_is_passed_over(
     attribute: str, value: dict[str, str], aws: local.StandIn, poller: local.Function
