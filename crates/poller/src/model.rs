@@ -46,6 +46,8 @@ enum Action {
     Archive { which: usize },
     /// Page tokens of before are not taken any more
     Forget,
+    /// SQS refuses some events from now on, or takes them again
+    Refuse { some: bool },
     /// The function runs
     Poll {
         trouble: Option<(u32, Trouble)>,
@@ -88,6 +90,7 @@ struct World {
     /// Windows that were read to their ends
     completed: RefCell<Vec<(Timestamp, Timestamp)>>,
     generation: Cell<u32>,
+    refuses: Cell<bool>,
     ledger: MemoryLedger,
     /// How often each version was sent, and the version by the event's id
     sent: RefCell<BTreeMap<String, u32>>,
@@ -107,6 +110,7 @@ impl World {
             clock_behind: Cell::new(0),
             completed: RefCell::default(),
             generation: Cell::new(0),
+            refuses: Cell::new(false),
             ledger: MemoryLedger::default(),
             sent: RefCell::default(),
             versions: RefCell::default(),
@@ -332,13 +336,23 @@ impl FindingSource for World {
 impl EventSink for World {
     async fn send(&self, batch: &[&Message], _: &Deadline) -> Result<Vec<EntryOutcome>, AwsError> {
         let take = || {
+            let mut outcomes = Vec::new();
             for message in batch {
                 let body: Value = serde_json::from_str(&message.body).unwrap();
+                if self.refuses.get() && body["external_id"].as_str().unwrap().ends_with(['1', '4', '7']) {
+                    outcomes.push(EntryOutcome::Failed {
+                        code: "InvalidMessageContents".to_owned(),
+                        message: String::new(),
+                        sender_fault: true,
+                    });
+                    continue;
+                }
+                outcomes.push(EntryOutcome::Confirmed);
                 *self.sent.borrow_mut().entry(message.event_id.clone()).or_default() += 1;
                 let version = body["raw_event"].to_string();
                 self.versions.borrow_mut().insert(message.event_id.clone(), version);
             }
-            vec![EntryOutcome::Confirmed; batch.len()]
+            outcomes
         };
         self.call("sqs:SendMessage", take).await
     }
@@ -401,6 +415,7 @@ async fn act(world: &World, action: &Action) {
             };
         }),
         Action::Archive { which: w } => change(world, which(w), |finding| finding.archived = !finding.archived),
+        Action::Refuse { some } => world.refuses.set(some),
         Action::Forget => world.generation.set(world.generation.get() + 1),
         Action::Poll { trouble, reconcile } => {
             let before = world.reading();
@@ -413,8 +428,9 @@ async fn act(world: &World, action: &Action) {
                 world.excuse_unrecorded();
             }
             assert!(world.through() >= before.through, "the cursor moved back");
+            let is_excused = has_struck || world.refuses.get();
             assert!(
-                has_struck || report.complete,
+                is_excused || report.complete,
                 "without trouble a poll is complete: {report:?}"
             );
             world.note_completed(&before);
@@ -465,6 +481,7 @@ fn any_action() -> impl Strategy<Value = Action> {
         2 => any::<usize>().prop_map(|which| Action::Edit { which }),
         1 => any::<usize>().prop_map(|which| Action::Archive { which }),
         1 => Just(Action::Forget),
+        1 => any::<bool>().prop_map(|some| Action::Refuse { some }),
         4 => (prop::option::of(trouble), prop::bool::weighted(0.2))
             .prop_map(|(trouble, reconcile)| Action::Poll { trouble, reconcile }),
         1 => (any::<bool>(), any::<u32>()).prop_map(|(reconcile, seed)| Action::PollTwice { reconcile, seed }),
@@ -487,6 +504,7 @@ proptest! {
             // WHEN all that is on its way has come
             world.now.set(world.now.get() + 10_000);
             world.clock_behind.set(0);
+            world.refuses.set(false);
             let report = world.poll(&Mode::Reconcile).await;
             assert!(report.complete);
             world.assert_sent_once();
