@@ -5,7 +5,7 @@
 //! the process ends, nothing is passed over, and twice goes only what was confirmed and not yet recorded.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
@@ -245,10 +245,10 @@ impl<F: FindingSource, S: EventSink, L: DeliveryLedger, C: Clock> RegionPoll<'_,
                 if is_last { None } else { Some(self.fetch(&next).await) }
             });
             next.unclean |= !delivered?;
-            progress.keep(&next.as_kept(is_of_one_instant)).await?;
             let Some(following) = following else {
                 return Ok(End::Finished(next));
             };
+            progress.keep(&next.as_kept(is_of_one_instant)).await?;
             if self.is_out_of_time() {
                 return Ok(End::OutOfTime);
             }
@@ -270,17 +270,22 @@ impl<F: FindingSource, S: EventSink, L: DeliveryLedger, C: Clock> RegionPoll<'_,
     async fn deliver(&self, findings: Vec<Finding>, tally: &mut Tally) -> Result<bool, AwsError> {
         let seen = findings.len() as u64;
         // A version that stands on the page twice is taken once.
-        let mut pending: HashMap<String, Finding> = findings
+        let mut ids = HashSet::new();
+        let mut pending: Vec<Finding> = findings
             .into_iter()
-            .map(|finding| (finding.message.event_id.clone(), finding))
+            .filter(|finding| ids.insert(finding.message.event_id.clone()))
             .collect();
         let mut sent = 0;
         let mut clean = true;
         while !pending.is_empty() {
             // With cross-region aggregation one finding comes in several regions, which are polled side by side.
             let mut others = self.in_flight.watch();
-            let claim = self.in_flight.claim(pending.keys());
-            let mut mine: Vec<Finding> = claim.ids().iter().filter_map(|id| pending.remove(id)).collect();
+            let claim = self
+                .in_flight
+                .claim(pending.iter().map(|finding| &finding.message.event_id));
+            let is_mine = |finding: &Finding| claim.ids().contains(&finding.message.event_id);
+            let mut mine: Vec<Finding>;
+            (mine, pending) = pending.into_iter().partition(is_mine);
             if mine.is_empty() {
                 let released = self.deadline.bound(others.changed()).await;
                 released.map_err(|_| AwsError::out_of_time(SEND_MESSAGE))?.ok();
