@@ -76,16 +76,22 @@ impl AwsError {
         self.code.as_deref() == Some(code)
     }
 
+    /// A failure that AWS did not give a code for.
+    #[must_use]
+    pub fn new(action: &'static str, kind: ErrorKind, message: String) -> Self {
+        Self {
+            action,
+            kind,
+            code: None,
+            message,
+            request_id: None,
+        }
+    }
+
     /// The call was given up because the invocation was about to end.
     #[must_use]
     pub fn out_of_time(action: &'static str) -> Self {
-        Self {
-            action,
-            kind: ErrorKind::OutOfTime,
-            code: None,
-            message: OutOfTime.to_string(),
-            request_id: None,
-        }
+        Self::new(action, ErrorKind::OutOfTime, OutOfTime.to_string())
     }
 
     /// Reads what the SDK says of the failed call.

@@ -99,10 +99,12 @@ impl AwsAccounts {
             .role_session_name(SESSION_NAME)
             .set_external_id(self.external_id.clone());
         let answer = call(ASSUME_ROLE, deadline, request.send()).await?;
-        let credentials = answer.credentials.ok_or_else(|| AwsError {
-            kind: ErrorKind::Unreachable,
-            message: "the answer holds no credentials".to_owned(),
-            ..AwsError::out_of_time(ASSUME_ROLE)
+        let credentials = answer.credentials.ok_or_else(|| {
+            AwsError::new(
+                ASSUME_ROLE,
+                ErrorKind::Unreachable,
+                "the answer holds no credentials".to_owned(),
+            )
         })?;
         Ok(Credentials::new(
             credentials.access_key_id,

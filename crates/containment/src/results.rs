@@ -39,11 +39,7 @@ impl ResultSink for ResultsQueue {
         // A rejected request may have held anything.
         let body = serde_json::to_string(outcome)
             .map(sqs::escape_json)
-            .map_err(|error| AwsError {
-                kind: ErrorKind::Rejected,
-                message: error.to_string(),
-                ..AwsError::out_of_time(SEND_MESSAGE)
-            })?;
+            .map_err(|error| AwsError::new(SEND_MESSAGE, ErrorKind::Rejected, error.to_string()))?;
         let request = self.client.send_message().queue_url(url).message_body(body);
         call(SEND_MESSAGE, deadline, request.send()).await?;
         Ok(())

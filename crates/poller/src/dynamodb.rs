@@ -200,11 +200,7 @@ fn key(pk: &str) -> Item {
 }
 
 fn malformed(action: &'static str, error: &BuildError) -> AwsError {
-    AwsError {
-        kind: ErrorKind::Rejected,
-        message: error.to_string(),
-        ..AwsError::out_of_time(action)
-    }
+    AwsError::new(action, ErrorKind::Rejected, error.to_string())
 }
 
 /// Waits between rounds, and ends them.
@@ -225,11 +221,11 @@ impl Pause {
 
     async fn wait(&mut self, deadline: &Deadline) -> Result<(), AwsError> {
         if self.round == MAX_ROUNDS {
-            return Err(AwsError {
-                kind: ErrorKind::Throttled,
-                message: format!("DynamoDB left some of it unprocessed {MAX_ROUNDS} times"),
-                ..AwsError::out_of_time(self.action)
-            });
+            return Err(AwsError::new(
+                self.action,
+                ErrorKind::Throttled,
+                format!("DynamoDB left some of it unprocessed {MAX_ROUNDS} times"),
+            ));
         }
         deadline
             .bound(tokio::time::sleep(self.length))

@@ -513,9 +513,5 @@ fn is_about_the_token(error: &AwsError) -> bool {
 
 /// An answer of Security Hub that cannot be used; the next one may be.
 fn unusable(message: &str) -> AwsError {
-    AwsError {
-        kind: ErrorKind::Unreachable,
-        message: message.to_owned(),
-        ..AwsError::out_of_time(GET_FINDINGS)
-    }
+    AwsError::new(GET_FINDINGS, ErrorKind::Unreachable, message.to_owned())
 }

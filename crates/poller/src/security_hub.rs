@@ -174,11 +174,7 @@ impl FindingSource for SecurityHub {
         token: Option<&str>,
         deadline: &Deadline,
     ) -> Result<String, AwsError> {
-        let no_page = |message: &str| AwsError {
-            kind: ErrorKind::Unreachable,
-            message: message.to_owned(),
-            ..AwsError::out_of_time(GET_FINDINGS)
-        };
+        let no_page = |message: &str| AwsError::new(GET_FINDINGS, ErrorKind::Unreachable, message.to_owned());
         let endpoint = self
             .regions
             .get(region)

@@ -30,11 +30,7 @@ impl EventSink for SqsQueue {
             .enumerate()
             .map(|(index, message)| entry(index, message))
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| AwsError {
-                kind: ErrorKind::Rejected,
-                message: error.to_string(),
-                ..AwsError::out_of_time(SEND_MESSAGE)
-            })?;
+            .map_err(|error| AwsError::new(SEND_MESSAGE, ErrorKind::Rejected, error.to_string()))?;
         let request = self
             .client
             .send_message_batch()
