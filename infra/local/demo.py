@@ -55,17 +55,29 @@ def show_events(events: list[dict[str, Any]]) -> None:
     table(("SEVERITY", "PRODUCT", "TITLE", "REMOTE ADDRESS", "RESOURCE"), rows)
 
 
-def show_rules(ec2: Any, group: str, when: str) -> list[dict[str, Any]]:
+def show_network(ec2: Any, group: str, acl: str, when: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The block list's rules (the record) and the network ACL's deny entries (the effect)."""
     filters = [{"Name": "group-id", "Values": [group]}]
     described = ec2.describe_security_group_rules(Filters=filters)["SecurityGroupRules"]
     rules = [rule for rule in described if not rule["IsEgress"]]
-    print(f"   ingress rules of {group} {when}:" + ("" if rules else " none"))
+    print(f"   {when}: ingress rules of the block list {group}:" + ("" if rules else " none"))
     for rule in rules:
-        ports = f"{rule['FromPort']}-{rule['ToPort']}"
         source = rule.get("CidrIpv4") or rule.get("CidrIpv6")
+        ports = f"{rule['FromPort']}-{rule['ToPort']}"
         print(f"     {rule['SecurityGroupRuleId']}  {rule['IpProtocol']} {ports} from {source}")
-        print(f"     {DIM}{rule['Description']}{PLAIN}")
-    return rules
+        for tag in rule["Tags"]:
+            print(f"     {DIM}{tag['Key']} = {tag['Value']}{PLAIN}")
+    entries = ec2.describe_network_acls(NetworkAclIds=[acl])["NetworkAcls"][0]["Entries"]
+    inbound = sorted((entry for entry in entries if not entry["Egress"]), key=lambda entry: entry["RuleNumber"])
+    print(f"   {when}: inbound entries of the network ACL {acl}:")
+    for entry in inbound:
+        number = entry["RuleNumber"] if entry["RuleNumber"] < 32767 else "*"
+        ports = f" {entry['PortRange']['From']}-{entry['PortRange']['To']}" if "PortRange" in entry else ""
+        protocol = {"-1": "all", "6": "tcp", "17": "udp"}.get(entry["Protocol"], entry["Protocol"])
+        source = entry.get("CidrBlock") or entry.get("Ipv6CidrBlock")
+        style = BOLD if entry["RuleAction"] == "deny" and number != "*" else ""
+        print(f"     {style}{number!s:>5}  {entry['RuleAction']:5}  {protocol}{ports} from {source}{PLAIN}")
+    return rules, [entry for entry in inbound if entry["RuleAction"] == "deny" and entry["RuleNumber"] < 32767]
 
 
 def show_result(result: dict[str, Any]) -> None:
@@ -97,8 +109,18 @@ def main() -> None:
                 },
             )
         )
+        aws.client("scheduler").create_schedule_group(Name="aisoc")
         containment = stack.enter_context(
-            local.Function(local.binary("containment"), {**environment, "RESULTS_QUEUE_URL": queues["results"]})
+            local.Function(
+                local.binary("containment"),
+                {
+                    **environment,
+                    "RESULTS_QUEUE_URL": queues["results"],
+                    "ACTIONS_QUEUE_ARN": f"arn:aws:sqs:{local.REGION}:{local.ACCOUNT}:actions.fifo",
+                    "SCHEDULER_ROLE_ARN": f"arn:aws:iam::{local.ACCOUNT}:role/scheduler",
+                    "SCHEDULE_GROUP": "aisoc",
+                },
+            )
         )
         print(f"{BOLD}AWS Security Hub connector for AiSOC: the main job on this machine{PLAIN}")
         print(f"{DIM}Real: the two binaries, Lambda's runtime interface emulator, HTTP and the AWS SDK.")
@@ -139,49 +161,87 @@ def main() -> None:
         target = attack["src_ip"]
         step(f"4  A playbook answers {shortened(attack['title'], 40)!r} with BLOCK_IP {target}")
         vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
-        group = ec2.create_security_group(
-            GroupName="aisoc-blocklist",
-            Description="block list of AiSOC",
-            VpcId=vpc,
-            TagSpecifications=[
-                {"ResourceType": "security-group", "Tags": [{"Key": "aisoc:containment", "Value": "blocklist"}]}
-            ],
-        )["GroupId"]
-        show_rules(ec2, group, "before")
 
-        def act(action: str) -> dict[str, Any]:
+        def block_list(name: str) -> str:
+            tags = [{"Key": "aisoc:containment", "Value": "blocklist"}]
+            return ec2.create_security_group(
+                GroupName=name,
+                Description="block list of AiSOC",
+                VpcId=vpc,
+                TagSpecifications=[{"ResourceType": "security-group", "Tags": tags}],
+            )["GroupId"]
+
+        def act(action: str, group: str, **params: Any) -> dict[str, Any]:
             """From the actions queue through the function to the results queue."""
             request = {
                 "request_id": f"demo-{action.lower()}",
                 "action": action,
                 "target": target,
-                "params": {"aws_security_group_id": group},
+                "params": {"aws_security_group_id": group, **params},
                 "requested_by": "demo playbook",
                 "event_id": attack["event_id"],
             }
             sqs.send_message(QueueUrl=queues["actions.fifo"], MessageBody=json.dumps(request), MessageGroupId=group)
+            return receive()
+
+        def receive() -> dict[str, Any]:
             answer = containment.invoke(local.as_sqs_event(local.drain(sqs, queues["actions.fifo"])))
             check(answer == {"batchItemFailures": []}, "the message is done with")
             (message,) = local.drain(sqs, queues["results"])
             return json.loads(message["Body"])
 
-        result = act("BLOCK_IP")
-        rules = show_rules(ec2, group, "after")
+        group = block_list("aisoc-blocklist")
+        filters = [{"Name": "vpc-id", "Values": [vpc]}]
+        acl = ec2.describe_network_acls(Filters=filters)["NetworkAcls"][0]["NetworkAclId"]
+        show_network(ec2, group, acl, "before")
+        result = act("BLOCK_IP", group, expires_after_seconds=3600)
+        rules, denies = show_network(ec2, group, acl, "after")
         show_result(result)
         check([rule.get("CidrIpv4") for rule in rules] == [f"{target}/32"], "the rule is there")
-        check(result["status"] == "succeeded" and result["changed"] and result["verified"], "the block is verified")
+        check([entry.get("CidrBlock") for entry in denies] == [f"{target}/32"], "the deny entry is there")
+        check(denies[0]["RuleNumber"] < 100, "it stands before the allow entry")
+        done = result["status"] == "succeeded" and result["changed"] and result["verified"] and result["enforced"]
+        check(done, "the block is enforced and verified")
 
-        step("5  ALLOW_IP takes it back")
-        result = act("ALLOW_IP")
-        rules = show_rules(ec2, group, "after")
+        step(
+            "5  The same on a block list that someone attached to a server: refused, for the rule would let the target in"
+        )
+        attached = block_list("aisoc-blocklist-2")
+        subnet = ec2.describe_subnets(Filters=filters)["Subnets"][0]["SubnetId"]
+        ec2.create_network_interface(SubnetId=subnet, Groups=[attached])
+        result = act("BLOCK_IP", attached)
         show_result(result)
-        check(rules == [] and result["changed"] and result["verified"], "the rule is gone")
+        print(f"   remedy: {result['error']['remedy']}")
+        check(result["error"]["code"] == "group_in_use" and not result["changed"], "the block is refused")
+        described = ec2.describe_security_groups(GroupIds=[attached])["SecurityGroups"][0]
+        check(described["IpPermissions"] == [], "the group has no rule")
+
+        step("6  An hour later the block ends by itself: EventBridge Scheduler sends ALLOW_IP")
+        scheduler = aws.client("scheduler")
+        (schedule,) = scheduler.list_schedules(GroupName="aisoc")["Schedules"]
+        expression = scheduler.get_schedule(Name=schedule["Name"], GroupName="aisoc")["ScheduleExpression"]
+        print(f"   {schedule['Name']}: {expression} (the stand-in lets it be that time now)")
+        aws.fire(schedule["Name"], "aisoc")
+        result = receive()
+        rules, denies = show_network(ec2, group, acl, "after")
+        show_result(result)
+        check(rules == [] and denies == [] and result["changed"] and result["verified"], "rule and entry are gone")
+
+        step("7  Blocked once more, and lifted by hand")
+        result = act("BLOCK_IP", group)
+        show_result(result)
+        check(result["enforced"] and result["verified"], "the block is enforced and verified")
+        result = act("ALLOW_IP", group)
+        rules, denies = show_network(ec2, group, acl, "after")
+        show_result(result)
+        check(rules == [] and denies == [] and not result["enforced"], "rule and entry are gone")
 
     print(
         f"\n{GREEN}{BOLD}Shown:{PLAIN} of {len(texts)} findings the {len(events)} that are NEW or NOTIFIED, and ACTIVE,"
     )
     print("       came out unaltered, each once, and the update of one once more;")
-    print(f"       {target} went onto the block list and off it again, each time read back from EC2.")
+    print(f"       {target} was denied by the VPC's network ACL and let go again, each time read back from EC2;")
+    print("       a group that is attached to something got no rule.")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ EMULATOR = (
 ACCOUNT = "123456789012"  # moto's own
 REGION = "us-east-1"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "standin", "AWS_SECRET_ACCESS_KEY": "standin", "AWS_SESSION_TOKEN": "standin"}
+TESTS = {"AccessKeyId": "tests"}  # `standin.sts` lets this one assume every role
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
@@ -101,7 +102,8 @@ class StandIn:
     def account(self, account: str) -> dict[str, str]:
         """Credentials of another account."""
         role = f"arn:aws:iam::{account}:role/tests"
-        return self.client("sts").assume_role(RoleArn=role, RoleSessionName="tests")["Credentials"]
+        sts = self.client("sts", credentials=TESTS)
+        return sts.assume_role(RoleArn=role, RoleSessionName="tests")["Credentials"]
 
     def state_table(self, name: str = "state") -> str:
         """The poller's state table, as the template has it."""
@@ -122,7 +124,17 @@ class StandIn:
             {"Authorization": f"AWS4-HMAC-SHA256 Credential=standin/20261123/{region}/securityhub/aws4_request, "},
         )
 
-    def calls(self) -> list[dict[str, str]]:
+    def fire(self, name: str, group: str = "default") -> None:
+        """What EventBridge Scheduler does at the time of a one-time schedule whose target is a queue."""
+        scheduler, sqs = self.client("scheduler"), self.client("sqs")
+        schedule = scheduler.get_schedule(Name=name, GroupName=group)
+        target = schedule["Target"]
+        queue = sqs.get_queue_url(QueueName=target["Arn"].rpartition(":")[2])["QueueUrl"]
+        sqs.send_message(QueueUrl=queue, MessageBody=target["Input"], **target.get("SqsParameters", {}))
+        if schedule.get("ActionAfterCompletion") == "DELETE":
+            scheduler.delete_schedule(Name=name, GroupName=group)
+
+    def calls(self) -> list[dict[str, Any]]:
         return json.loads(self._own("GET", "/standin/calls"))
 
     def fail(self, *faults: dict[str, Any]) -> None:
@@ -137,7 +149,8 @@ class StandIn:
         self._own("GET", "/standin/idle")
 
     def settings(self, **settings: Any) -> None:
-        """How Security Hub behaves, see `standin.security_hub.Settings`."""
+        """How AWS behaves: fields of `Settings` in `standin.front`, `ec2`, `security_hub` and `sts`. Sets all of them:
+        those not named go back to their defaults."""
         self._own("POST", "/standin/settings", json.dumps(settings))
 
     def reset(self) -> None:

@@ -99,6 +99,9 @@ impl AwsError {
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
+        if let Some(cause) = call_before(error) {
+            return cause;
+        }
         let meta = error.as_service_error().map(ProvideErrorMetadata::meta);
         let code = meta.and_then(|meta| meta.code()).map(str::to_owned);
         let status = error.raw_response().map(|response| response.status().as_u16());
@@ -112,6 +115,18 @@ impl AwsError {
             code,
         }
     }
+}
+
+/// The failure of another call that this one needed: that for its credentials.
+fn call_before(error: &dyn std::error::Error) -> Option<AwsError> {
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(cause) = error.downcast_ref::<AwsError>() {
+            return Some(cause.clone());
+        }
+        source = error.source();
+    }
+    None
 }
 
 /// The codes are those of "Common error types" in the services' API references, "Error codes for the Amazon EC2 API",
@@ -252,6 +267,20 @@ mod tests {
         assert!(retryable(ErrorKind::OutOfTime));
         assert!(!retryable(ErrorKind::AccessDenied));
         assert!(!retryable(ErrorKind::Rejected));
+    }
+
+    #[test]
+    fn a_call_that_got_no_credentials_fails_as_the_call_for_them_did() {
+        use aws_smithy_types::error::metadata::ErrorMetadata;
+        let cause = AwsError {
+            kind: ErrorKind::AccessDenied,
+            ..AwsError::out_of_time("secretsmanager:GetSecretValue")
+        };
+        let wrapped = aws_credential_types::provider::error::CredentialsError::provider_error(cause);
+        let error: SdkError<ErrorMetadata, HttpResponse> = SdkError::construction_failure(wrapped);
+        let error = AwsError::from_sdk("ec2:DescribeSecurityGroups", &error);
+        assert_eq!(error.action, "secretsmanager:GetSecretValue");
+        assert_eq!(error.kind, ErrorKind::AccessDenied);
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,8 +5,10 @@
 //! ([`error::ErrorKind`]).
 
 pub mod clock;
+pub mod credentials;
 pub mod deadline;
 pub mod error;
+pub mod metrics;
 pub mod sdk;
 pub mod settings;
 

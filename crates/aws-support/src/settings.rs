@@ -54,14 +54,21 @@ impl<'a> Settings<'a> {
         self.optional(name, parse)
     }
 
-    /// The non-empty elements of a comma-separated setting; `None` where there are none.
-    pub fn list<T, E: fmt::Display>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, E>) -> Option<Vec<T>> {
+    /// The non-empty elements of a comma-separated setting, each once and in order; `None` where there are none.
+    pub fn list<T: PartialEq, E: fmt::Display>(
+        &mut self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<Vec<T>> {
         let elements = self.optional(name, |text| {
-            text.split(',')
-                .map(str::trim)
-                .filter(|element| !element.is_empty())
-                .map(&parse)
-                .collect::<Result<Vec<T>, E>>()
+            let mut elements = Vec::new();
+            for element in text.split(',').map(str::trim).filter(|element| !element.is_empty()) {
+                let element = parse(element)?;
+                if !elements.contains(&element) {
+                    elements.push(element);
+                }
+            }
+            Ok::<_, E>(elements)
         })?;
         (!elements.is_empty()).then_some(elements)
     }

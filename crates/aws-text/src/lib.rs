@@ -3,4 +3,4 @@
 mod name;
 pub mod sqs;
 
-pub use name::{NotAName, Region, RoleArn, SecurityGroupId};
+pub use name::{NetworkAclId, NotAName, Region, RoleArn, SecurityGroupId};

@@ -71,6 +71,10 @@ name!(
     SecurityGroupId, is_security_group_id, "sg- and 8 or 17 hexadecimal digits"
 );
 name!(
+    /// A network ACL's id.
+    NetworkAclId, is_network_acl_id, "acl- and 8 or 17 hexadecimal digits"
+);
+name!(
     /// The ARN of an IAM role.
     RoleArn, is_role_arn, "a role's ARN such as arn:aws:iam::111122223333:role/name"
 );
@@ -90,7 +94,16 @@ fn is_region(text: &str) -> bool {
 }
 
 fn is_security_group_id(text: &str) -> bool {
-    text.strip_prefix("sg-").is_some_and(|digits| {
+    is_resource_id(text, "sg-")
+}
+
+fn is_network_acl_id(text: &str) -> bool {
+    is_resource_id(text, "acl-")
+}
+
+/// EC2's ids: 8 digits where the resource is old, 17 since 2018.
+fn is_resource_id(text: &str, prefix: &str) -> bool {
+    text.strip_prefix(prefix).is_some_and(|digits| {
         matches!(digits.len(), 8 | 17) && digits.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'))
     })
 }
@@ -166,6 +179,14 @@ mod tests {
             "default",
         ] {
             assert!(bad.parse::<SecurityGroupId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn network_acls() {
+        assert!("acl-0123456789abcdef0".parse::<NetworkAclId>().is_ok());
+        for bad in ["", "acl-", "sg-0123abcd", "acl-0123abcd,acl-0123abce", "acl-0123ABCD"] {
+            assert!(bad.parse::<NetworkAclId>().is_err(), "{bad}");
         }
     }
 

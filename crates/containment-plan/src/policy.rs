@@ -1,10 +1,11 @@
-//! What may be asked for: protected targets and allowed roles.
+//! What may be asked for: protected targets, allowed roles, and what the settings make possible.
 
 use std::str::FromStr;
 
 use aws_text::RoleArn;
 use ipnet::IpNet;
 
+use crate::network_acl::RuleNumbers;
 use crate::request::{Action, Request};
 use crate::target::Target;
 use crate::{Refusal, RefusalCode};
@@ -20,6 +21,33 @@ pub struct Policy {
     pub allowed_roles: Vec<RolePattern>,
     /// `CONTAINMENT_TAG`: what makes a security group a block list
     pub tag: Tag,
+    /// `ENFORCEMENT`: what stops the packets
+    pub enforcement: Enforcement,
+    /// `NETWORK_ACL_RULE_NUMBERS`: the numbers that deny entries may take
+    pub rule_numbers: RuleNumbers,
+    /// Settings that a block which ends by itself needs, and that are not set
+    pub expiry_lacks: Vec<&'static str>,
+}
+
+/// What stops the packets of a blocked target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enforcement {
+    /// Deny entries in network ACLs
+    NetworkAcl,
+    /// Nothing: the block list is a record only
+    None,
+}
+
+impl FromStr for Enforcement {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "network-acl" => Ok(Self::NetworkAcl),
+            "none" => Ok(Self::None),
+            _ => Err("expected network-acl or none"),
+        }
+    }
 }
 
 /// A tag's key and value.
@@ -120,14 +148,51 @@ impl Policy {
     /// blocked under other settings can always be lifted.
     ///
     /// # Errors
-    /// `role_not_allowed` or `protected_target`.
+    /// `role_not_allowed`, `protected_target` or `expiry_not_configured`.
     pub fn check(&self, request: &Request) -> Result<(), Refusal> {
         if let Some(role) = &request.role {
             self.check_role(role)?;
         }
         match request.action {
-            Action::BlockIp => self.check_target(request.rule.source()),
+            Action::BlockIp => {
+                self.check_target(request.rule.source())?;
+                self.check_expiry(request)
+            }
             Action::AllowIp => Ok(()),
+        }
+    }
+
+    fn check_expiry(&self, request: &Request) -> Result<(), Refusal> {
+        if request.expires_after_seconds.is_none() || self.expiry_lacks.is_empty() {
+            return Ok(());
+        }
+        let lacking = self.expiry_lacks.join(" and ");
+        Err(Refusal {
+            code: RefusalCode::ExpiryNotConfigured,
+            message: format!(
+                "params.expires_after_seconds asks for a block that ends by itself, and nothing could end it: {lacking} \
+                 not set"
+            ),
+            remedy: format!(
+                "set {lacking} of the containment function, or leave params.expires_after_seconds out and send ALLOW_IP \
+                 when the block is to end"
+            ),
+        })
+    }
+
+    /// Whether the target may be blocked in a VPC with these CIDR blocks.
+    ///
+    /// # Errors
+    /// `protected_target`.
+    pub fn check_vpc(target: Target, vpc_id: &str, cidrs: &[IpNet]) -> Result<(), Refusal> {
+        match cidrs.iter().find(|block| target.overlaps(block)) {
+            None => Ok(()),
+            Some(block) => Err(Refusal {
+                code: RefusalCode::ProtectedTarget,
+                message: format!("{target} must not be blocked: {block} is the address space of {vpc_id} itself"),
+                remedy: "correct the target; to cut off a host of the VPC, isolate it by its own security groups"
+                    .to_owned(),
+            }),
         }
     }
 
@@ -205,6 +270,9 @@ pub(crate) mod tests {
                 "arn:aws:iam::111122223333:role/team/*".parse().unwrap(),
             ],
             tag: "aisoc:containment=blocklist".parse().unwrap(),
+            enforcement: Enforcement::NetworkAcl,
+            rule_numbers: RuleNumbers::default(),
+            expiry_lacks: vec![],
         }
     }
 
@@ -278,6 +346,46 @@ pub(crate) mod tests {
         for target in ["169.254.169.254", "fd00:ec2::253", "10.0.0.0/16", "127.0.0.1"] {
             assert!(check(&policy, target).is_err(), "{target}");
         }
+    }
+
+    #[test]
+    fn a_vpc_keeps_its_own_addresses() {
+        let cidrs = ["10.1.0.0/16", "203.0.113.0/25", "2001:db8:7::/56"].map(|block| block.parse().unwrap());
+        let check = |target: &str| Policy::check_vpc(target.parse().unwrap(), "vpc-1", &cidrs);
+        for inside in ["203.0.113.7", "203.0.113.0/24", "2001:db8:7::1"] {
+            assert_eq!(
+                check(inside).unwrap_err().code,
+                RefusalCode::ProtectedTarget,
+                "{inside}"
+            );
+        }
+        for outside in ["203.0.113.128", "2001:db8:8::1"] {
+            assert_eq!(check(outside), Ok(()), "{outside}");
+        }
+    }
+
+    #[test]
+    fn a_block_that_nothing_could_end_is_refused_rather_than_made_permanent() {
+        let lacking = Policy {
+            expiry_lacks: vec!["ACTIONS_QUEUE_ARN", "SCHEDULER_ROLE_ARN"],
+            ..policy()
+        };
+        let request = |action: &str| {
+            let body = format!(
+                r#"{{"request_id":"r","action":"{action}","target":"203.0.113.7",
+                     "params":{{"aws_security_group_id":"sg-0123abcd","expires_after_seconds":60}}}}"#
+            );
+            Request::read(&body, "m").unwrap()
+        };
+        let refusal = lacking.check(&request("BLOCK_IP")).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::ExpiryNotConfigured);
+        assert!(
+            refusal.remedy.contains("ACTIONS_QUEUE_ARN and SCHEDULER_ROLE_ARN"),
+            "{}",
+            refusal.remedy
+        );
+        assert_eq!(policy().check(&request("BLOCK_IP")), Ok(()));
+        assert_eq!(lacking.check(&request("ALLOW_IP")), Ok(()));
     }
 
     #[test]

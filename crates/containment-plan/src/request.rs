@@ -1,6 +1,6 @@
 //! A containment request, read strictly.
 
-use aws_text::{Region, RoleArn, SecurityGroupId};
+use aws_text::{NetworkAclId, Region, RoleArn, SecurityGroupId};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -53,8 +53,14 @@ pub struct Request {
     pub role: Option<RoleArn>,
     /// Read and decide, change nothing
     pub dry_run: bool,
-    /// Who asked, for the rule's description
+    /// Who asked, for the rule's tags and description
     pub requested_by: Option<String>,
+    /// Of a block: the network ACLs that are to deny; every one of the VPC that has a subnet if not said
+    pub network_acl_ids: Option<Vec<NetworkAclId>>,
+    /// Of a block: after how many seconds it ends by itself; 60 to 31,536,000
+    pub expires_after_seconds: Option<u32>,
+    /// Of an `ALLOW_IP` that a schedule sends: the block it is to end. It ends no other
+    pub only_if_blocked_by: Option<String>,
 }
 
 /// A request that is refused before anything is looked at, with as much of it as could be read.
@@ -71,7 +77,7 @@ pub struct Rejection {
 }
 
 /// The most characters of `request_id`: it goes into a tag, and a tag's value holds 256.
-const MAX_REQUEST_ID: usize = 256;
+pub(crate) const MAX_REQUEST_ID: usize = 256;
 
 const ACTION: &str = "\"BLOCK_IP\" or \"ALLOW_IP\"";
 const REQUEST_ID: &str = "a string of 1 to 256 characters";
@@ -79,6 +85,8 @@ const TARGET: &str = "an IPv4 or IPv6 address, or a CIDR block such as 203.0.113
 const GROUP: &str = "the security group that serves as block list, such as \"sg-0123456789abcdef0\"";
 const PORT: &str = "a whole number from 0 to 65535";
 const TEXT: &str = "a string";
+const EXPIRY: &str = "a whole number from 60 to 31536000";
+const NETWORK_ACLS: &str = "an array of network ACL ids such as [\"acl-0123456789abcdef0\"]";
 
 impl Request {
     /// Reads the body of a message.
@@ -107,10 +115,7 @@ impl Request {
         let action_given = given(&mut members, "action").or_else(|| given(&mut members, "capability"));
         let target_given = given(&mut members, "target");
 
-        let request_id = required(&mut members, "request_id", REQUEST_ID, |value| {
-            text(value)
-                .filter(|id| (1..=MAX_REQUEST_ID).contains(&id.chars().count()) && !id.chars().any(char::is_control))
-        });
+        let request_id = required(&mut members, "request_id", REQUEST_ID, request_id);
         let action = action(&mut members);
         let target = if members.has("target") {
             members.checked("target", |value| {
@@ -126,13 +131,16 @@ impl Request {
         for name in ["case_id", "event_id", "rationale"] {
             note(&mut members, name);
         }
-        if members.has("only_if_blocked_by") {
-            unsupported(&mut members, "only_if_blocked_by");
+        let only_if_blocked_by = members.optional("only_if_blocked_by", REQUEST_ID, self::request_id);
+        if only_if_blocked_by.is_some() && action == Some(Action::BlockIp) {
+            members.problems.push(
+                "only_if_blocked_by must be left out of a BLOCK_IP: it belongs to the ALLOW_IP that ends one"
+                    .to_owned(),
+            );
         }
-        let params = params(&mut members);
+        let (params, params_problems) = params(&mut members);
 
         let mut problems = members.finish();
-        let (params, params_problems, expiry_wanted) = params;
         problems.extend(params_problems);
         let reject = |request_id: Option<String>, refusal| {
             Err(Box::new(Rejection {
@@ -143,21 +151,19 @@ impl Request {
             }))
         };
         match (request_id, action, target, params) {
-            (Some(request_id), Some(action), Some(target), Some(params)) if problems.is_empty() => {
-                if expiry_wanted && action == Action::BlockIp {
-                    return reject(Some(request_id), expiry_not_configured());
-                }
-                Ok(Self {
-                    request_id,
-                    action,
-                    group: params.group,
-                    region: params.region,
-                    rule: IngressRule::new(target, params.protocol, params.ports),
-                    role: params.role,
-                    dry_run: dry_run.unwrap_or(false),
-                    requested_by,
-                })
-            }
+            (Some(request_id), Some(action), Some(target), Some(params)) if problems.is_empty() => Ok(Self {
+                request_id,
+                action,
+                group: params.group,
+                region: params.region,
+                rule: IngressRule::new(target, params.protocol, params.ports),
+                role: params.role,
+                dry_run: dry_run.unwrap_or(false),
+                requested_by,
+                network_acl_ids: params.network_acl_ids,
+                expires_after_seconds: params.expires_after_seconds,
+                only_if_blocked_by,
+            }),
             (request_id, ..) => reject(request_id, invalid(&problems)),
         }
     }
@@ -169,15 +175,17 @@ struct Params {
     protocol: Protocol,
     ports: (u16, u16),
     role: Option<RoleArn>,
+    network_acl_ids: Option<Vec<NetworkAclId>>,
+    expires_after_seconds: Option<u32>,
 }
 
-/// The parameters if they are usable, their problems, and whether an expiry is asked for.
-fn params(members: &mut Members) -> (Option<Params>, Vec<String>, bool) {
+/// The parameters if they are usable, and their problems.
+fn params(members: &mut Members) -> (Option<Params>, Vec<String>) {
     let text = members.raw("params").unwrap_or("{}").to_owned();
     let mut params = match Members::read(&text, "params.") {
         Ok(params) => params,
         Err(found) => {
-            return (None, vec![format!("params must be a JSON object, not {found}")], false);
+            return (None, vec![format!("params must be a JSON object, not {found}")]);
         }
     };
     let group = if params.has("aws_security_group_id") {
@@ -196,11 +204,10 @@ fn params(members: &mut Members) -> (Option<Params>, Vec<String>, bool) {
         ));
     }
     let role = parsed(&mut params, "aws_assume_role_arn");
-    if params.has("aws_network_acl_ids") {
-        unsupported(&mut params, "aws_network_acl_ids");
-    }
-    let expiry = params.optional("expires_after_seconds", "a whole number from 60 to 31536000", |value| {
-        value.as_u64().filter(|s| (60..=31_536_000).contains(s))
+    let network_acl_ids = params.optional("aws_network_acl_ids", NETWORK_ACLS, network_acl_ids);
+    let expires_after_seconds = params.optional("expires_after_seconds", EXPIRY, |value| {
+        let seconds = value.as_u64().filter(|seconds| (60..=31_536_000).contains(seconds));
+        seconds.and_then(|seconds| u32::try_from(seconds).ok())
     });
     let problems = params.finish();
     let params = group.filter(|_| problems.is_empty()).map(|group| Params {
@@ -209,8 +216,10 @@ fn params(members: &mut Members) -> (Option<Params>, Vec<String>, bool) {
         protocol,
         ports: (from, to),
         role,
+        network_acl_ids,
+        expires_after_seconds,
     });
-    (params, problems, expiry.is_some())
+    (params, problems)
 }
 
 /// `action`, or `capability` in its stead; where both stand they must agree.
@@ -246,6 +255,22 @@ fn protocol(value: &Value) -> Result<Protocol, String> {
             _ => known.to_owned(),
         }
     })
+}
+
+fn request_id(value: &Value) -> Option<String> {
+    text(value).filter(|id| (1..=MAX_REQUEST_ID).contains(&id.chars().count()) && !id.chars().any(char::is_control))
+}
+
+/// At least one, each once; their order does not matter.
+fn network_acl_ids(value: &Value) -> Option<Vec<NetworkAclId>> {
+    let mut ids = value
+        .as_array()?
+        .iter()
+        .map(|id| id.as_str()?.parse().ok())
+        .collect::<Option<Vec<NetworkAclId>>>()?;
+    ids.sort_unstable();
+    ids.dedup();
+    (!ids.is_empty()).then_some(ids)
 }
 
 fn port(value: &Value) -> Option<u16> {
@@ -290,12 +315,6 @@ fn note(members: &mut Members, name: &'static str) -> Option<String> {
         .flatten()
 }
 
-/// A member of the public interface that this version cannot honour. It is refused: to leave it out of account would
-/// do something else than was asked.
-fn unsupported(members: &mut Members, name: &'static str) {
-    members.checked::<()>(name, |_| Err("left out: this version has no support for it".to_owned()));
-}
-
 /// The most problems that are named: the answer must fit into a message, whatever the request was.
 const MAX_PROBLEMS: usize = 20;
 
@@ -308,16 +327,6 @@ fn invalid(problems: &[String]) -> Refusal {
         code: RefusalCode::InvalidRequest,
         message: named.join("; "),
         remedy: "correct what is named and send the request again".to_owned(),
-    }
-}
-
-fn expiry_not_configured() -> Refusal {
-    Refusal {
-        code: RefusalCode::ExpiryNotConfigured,
-        message: "params.expires_after_seconds asks for a block that ends by itself, and this version has nothing \
-                  that could end it"
-            .to_owned(),
-        remedy: "leave params.expires_after_seconds out, and send ALLOW_IP when the block is to end".to_owned(),
     }
 }
 
@@ -362,6 +371,9 @@ mod tests {
                 role: None,
                 dry_run: false,
                 requested_by: None,
+                network_acl_ids: None,
+                expires_after_seconds: None,
+                only_if_blocked_by: None,
             })
         );
     }
@@ -371,8 +383,9 @@ mod tests {
         let body = json!({
             "request_id": "r-2", "action": "allow_ip", "capability": "Allow_IP", "target": "2001:db8::/64",
             "params": {"aws_security_group_id": "sg-0123abcd", "aws_region": "eu-west-1", "aws_protocol": "UDP",
-                       "aws_from_port": 53, "aws_to_port": 53, "aws_assume_role_arn": "arn:aws:iam::111122223333:role/r"},
-            "dry_run": true, "requested_by": "analyst", "case_id": "c", "event_id": "e", "rationale": null
+                       "aws_from_port": 53, "aws_to_port": 53, "aws_assume_role_arn": "arn:aws:iam::111122223333:role/r",
+                       "expires_after_seconds": 60},
+            "only_if_blocked_by": "r-1", "dry_run": true, "requested_by": "analyst", "case_id": "c", "event_id": "e", "rationale": null
         });
         assert_eq!(
             read(&body),
@@ -385,6 +398,9 @@ mod tests {
                 role: Some("arn:aws:iam::111122223333:role/r".parse().unwrap()),
                 dry_run: true,
                 requested_by: Some("analyst".to_owned()),
+                network_acl_ids: None,
+                expires_after_seconds: Some(60),
+                only_if_blocked_by: Some("r-1".to_owned()),
             })
         );
     }
@@ -554,14 +570,14 @@ mod tests {
             (
                 "/params/aws_network_acl_ids",
                 json!(["acl-1"]),
-                "params.aws_network_acl_ids must be left out: this version has no support for it, not [\"acl-1\"]",
+                "params.aws_network_acl_ids must be an array of network ACL ids such as [\"acl-0123456789abcdef0\"], not [\"acl-1\"]",
             ),
             ("/dry_run", json!("yes"), "dry_run must be true or false, not \"yes\""),
             ("/requested_by", json!(7), "requested_by must be a string, not 7"),
             (
                 "/Target",
                 json!("x"),
-                "Target is not known; known are action, target, request_id, capability, dry_run, requested_by, case_id, event_id, rationale, params",
+                "Target is not known; known are action, target, request_id, capability, dry_run, requested_by, case_id, event_id, rationale, only_if_blocked_by, params",
             ),
         ] {
             let body = with(pointer, value);
@@ -587,7 +603,7 @@ mod tests {
         assert_eq!(
             refusal.message,
             "params.aws_form_port is not known; known are aws_security_group_id, aws_region, aws_protocol, \
-             aws_from_port, aws_to_port, aws_assume_role_arn, expires_after_seconds"
+             aws_from_port, aws_to_port, aws_assume_role_arn, aws_network_acl_ids, expires_after_seconds"
         );
     }
 
@@ -652,11 +668,35 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_should_end_by_itself_is_refused_rather_than_made_permanent() {
-        let body = with("/params/expires_after_seconds", json!(3600));
-        let rejection = read(&body).unwrap_err();
-        assert_eq!(rejection.refusal.code, RefusalCode::ExpiryNotConfigured);
-        assert_eq!(rejection.request_id, "r-1");
+    fn a_block_can_end_by_itself_and_name_its_acls() {
+        let mut body = with("/params/expires_after_seconds", json!(3600));
+        body["params"]["aws_network_acl_ids"] = json!(["acl-0123abce", "acl-0123abcd", "acl-0123abce"]);
+        let request = read(&body).unwrap();
+        assert_eq!(request.expires_after_seconds, Some(3600));
+        let ids = request.network_acl_ids.unwrap();
+        assert_eq!(
+            ids.iter().map(NetworkAclId::as_str).collect::<Vec<_>>(),
+            ["acl-0123abcd", "acl-0123abce"]
+        );
+    }
+
+    #[test]
+    fn only_an_allow_is_bound_to_a_block() {
+        let mut body = with("/only_if_blocked_by", json!("r-0"));
+        assert_eq!(
+            read(&body).unwrap_err().refusal.message,
+            "only_if_blocked_by must be left out of a BLOCK_IP: it belongs to the ALLOW_IP that ends one"
+        );
+        body["action"] = json!("ALLOW_IP");
+        assert_eq!(read(&body).unwrap().only_if_blocked_by.as_deref(), Some("r-0"));
+        body["only_if_blocked_by"] = json!("");
+        assert!(
+            read(&body)
+                .unwrap_err()
+                .refusal
+                .message
+                .starts_with("only_if_blocked_by must be a string of 1 to 256")
+        );
     }
 
     proptest! {

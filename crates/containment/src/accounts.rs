@@ -10,24 +10,25 @@ use aws_support::{AwsError, Deadline, ErrorKind, call};
 use aws_text::{Region, RoleArn};
 use tokio::sync::Mutex;
 
-use crate::ec2::{Ec2, SecurityGroups};
+use crate::ec2::Ec2;
 use crate::failure::ASSUME_ROLE;
+use crate::network::Network;
 
-/// Accounts whose security groups can be reached.
+/// Accounts whose networks can be reached.
 pub trait Accounts {
-    /// The groups of an account and region.
-    type Groups: SecurityGroups;
+    /// The network of an account and region.
+    type Network: Network;
 
-    /// The groups of `region` in the account of `role`; in the function's own without a role.
+    /// The network of `region` in the account of `role`; in the function's own without a role.
     ///
     /// # Errors
     /// Where the role cannot be assumed.
-    fn groups(
+    fn network(
         &self,
         role: Option<&RoleArn>,
         region: &Region,
         deadline: &Deadline,
-    ) -> impl Future<Output = Result<Self::Groups, AwsError>>;
+    ) -> impl Future<Output = Result<Self::Network, AwsError>>;
 
     /// Forgets the role's credentials, which EC2 said have run out.
     fn forget(&self, role: &RoleArn) -> impl Future<Output = ()>;
@@ -83,7 +84,7 @@ impl AwsAccounts {
         if let Some(credentials) = credentials {
             config = config.credentials_provider(credentials.clone());
         }
-        Ec2::new(aws_sdk_ec2::Client::from_conf(config.build()))
+        Ec2::new(aws_sdk_ec2::Client::from_conf(config.build()), region.clone())
     }
 
     fn session(&self, role: &RoleArn) -> Arc<Mutex<Option<Session>>> {
@@ -117,9 +118,9 @@ impl AwsAccounts {
 }
 
 impl Accounts for AwsAccounts {
-    type Groups = Ec2;
+    type Network = Ec2;
 
-    async fn groups(&self, role: Option<&RoleArn>, region: &Region, deadline: &Deadline) -> Result<Ec2, AwsError> {
+    async fn network(&self, role: Option<&RoleArn>, region: &Region, deadline: &Deadline) -> Result<Ec2, AwsError> {
         let Some(role) = role else {
             let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
             let client = own.entry(region.clone()).or_insert_with(|| self.client(region, None));
@@ -205,7 +206,7 @@ mod tests {
 
     async fn ask(accounts: &AwsAccounts, role: Option<&RoleArn>, region: &str) -> Result<Ec2, AwsError> {
         accounts
-            .groups(role, &region.parse().unwrap(), &Deadline::after(Duration::from_mins(1)))
+            .network(role, &region.parse().unwrap(), &Deadline::after(Duration::from_mins(1)))
             .await
     }
 

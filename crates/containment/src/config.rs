@@ -1,10 +1,14 @@
 //! The containment function's settings.
 
+use aws_support::credentials::secret_arn;
 use aws_support::settings::{Settings, SettingsError, queue_url};
-use aws_text::Region;
-use containment_plan::Policy;
+use aws_text::{Region, RoleArn};
 use containment_plan::target::canonical;
+use containment_plan::{Enforcement, Policy};
 use ipnet::IpNet;
+
+use crate::audit::AuditScope;
+use crate::schedules::ScheduleSettings;
 
 /// The containment function's settings, from its environment variables.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,11 +19,19 @@ pub struct Config {
     pub results_queue_url: Option<String>,
     /// `ASSUME_ROLE_EXTERNAL_ID`: given when a role is assumed
     pub external_id: Option<String>,
+    /// `STATIC_CREDENTIALS_SECRET_ARN`: where a static access key is, for EC2 and `AssumeRole`
+    pub static_credentials_secret_arn: Option<String>,
+    /// `ACTIONS_QUEUE_ARN`, `SCHEDULER_ROLE_ARN`, `SCHEDULE_GROUP`: what ends blocks
+    pub schedules: Option<ScheduleSettings>,
+    /// `AUDIT_REGIONS`, `AUDIT_ROLE_ARNS`
+    pub audit: AuditScope,
     /// What may be asked for
     pub policy: Policy,
 }
 
 const DEFAULT_TAG: &str = "aisoc:containment=blocklist";
+/// The schedule group that every account has.
+const DEFAULT_SCHEDULE_GROUP: &str = "default";
 
 impl Config {
     /// Reads the settings through `lookup`.
@@ -41,25 +53,46 @@ impl Config {
         let tag = settings
             .optional("CONTAINMENT_TAG", str::parse)
             .or_else(|| DEFAULT_TAG.parse().ok());
-        // Who asks for enforcement must not get a function that ignores it.
-        settings.optional("ENFORCEMENT", |text| {
-            if text == "none" {
-                Ok(())
-            } else {
-                Err("expected none, for this version keeps the record only")
-            }
-        });
+        let enforcement = settings.optional("ENFORCEMENT", str::parse::<Enforcement>);
+        let rule_numbers = settings.optional("NETWORK_ACL_RULE_NUMBERS", str::parse);
+        let queue_arn = settings.optional("ACTIONS_QUEUE_ARN", fifo_queue_arn);
+        let scheduler_role_arn = settings.optional("SCHEDULER_ROLE_ARN", str::parse::<RoleArn>);
+        let schedule_group = settings.optional("SCHEDULE_GROUP", schedule_group);
+        let secret_arn = settings.optional("STATIC_CREDENTIALS_SECRET_ARN", secret_arn);
+        let audit_regions = settings.list("AUDIT_REGIONS", str::parse::<Region>);
+        let audit_roles = settings.list("AUDIT_ROLE_ARNS", str::parse::<RoleArn>);
+        let lacking = |name, is_set: bool| (!is_set).then_some(name);
+        let expiry_lacks = [
+            lacking("ACTIONS_QUEUE_ARN", queue_arn.is_some()),
+            lacking("SCHEDULER_ROLE_ARN", scheduler_role_arn.is_some()),
+        ];
         settings.finish(|| {
+            let region = region?;
             Some(Self {
-                region: region?,
                 results_queue_url,
                 external_id,
+                static_credentials_secret_arn: secret_arn,
+                schedules: queue_arn
+                    .zip(scheduler_role_arn)
+                    .map(|(queue_arn, role_arn)| ScheduleSettings {
+                        group: schedule_group.unwrap_or_else(|| DEFAULT_SCHEDULE_GROUP.to_owned()),
+                        queue_arn,
+                        role_arn: role_arn.to_string(),
+                    }),
+                audit: AuditScope {
+                    regions: audit_regions.unwrap_or_else(|| vec![region.clone()]),
+                    roles: audit_roles.unwrap_or_default(),
+                },
                 policy: Policy {
                     protected,
                     allow_private: allow_private.unwrap_or(false),
                     allowed_roles,
                     tag: tag?,
+                    enforcement: enforcement.unwrap_or(Enforcement::NetworkAcl),
+                    rule_numbers: rule_numbers.unwrap_or_default(),
+                    expiry_lacks: expiry_lacks.into_iter().flatten().collect(),
                 },
+                region,
             })
         })
     }
@@ -70,6 +103,32 @@ impl Config {
     /// As [`Config::from_lookup`].
     pub fn from_env() -> Result<Self, SettingsError> {
         Self::from_lookup(&|name| std::env::var(name).ok())
+    }
+}
+
+/// The actions queue is FIFO: what ends a block must not overtake it.
+fn fifo_queue_arn(text: &str) -> Result<String, &'static str> {
+    let parts: Vec<&str> = text.split(':').collect();
+    match parts.as_slice() {
+        ["arn", _, "sqs", region, account, name]
+            if !region.is_empty()
+                && account.len() == 12
+                && name.strip_suffix(".fifo").is_some_and(|name| !name.is_empty()) =>
+        {
+            Ok(text.to_owned())
+        }
+        _ => Err("expected the ARN of a FIFO queue such as arn:aws:sqs:us-east-1:111122223333:actions.fifo"),
+    }
+}
+
+/// `GroupName` of `CreateSchedule` in the EventBridge Scheduler API reference.
+fn schedule_group(text: &str) -> Result<String, &'static str> {
+    let is_name =
+        (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if is_name {
+        Ok(text.to_owned())
+    } else {
+        Err("expected the name of a schedule group")
     }
 }
 
@@ -103,6 +162,27 @@ mod tests {
         assert!(!config.policy.allow_private);
         assert!(config.policy.allowed_roles.is_empty());
         assert_eq!(config.policy.tag, DEFAULT_TAG.parse().unwrap());
+        assert_eq!(config.policy.enforcement, Enforcement::NetworkAcl);
+        assert_eq!(config.policy.rule_numbers.to_string(), "1-99");
+        assert_eq!(config.policy.expiry_lacks, ["ACTIONS_QUEUE_ARN", "SCHEDULER_ROLE_ARN"]);
+        assert_eq!(config.schedules, None);
+        assert_eq!(config.audit.regions, ["us-east-1".parse().unwrap()]);
+        assert!(config.audit.roles.is_empty());
+    }
+
+    #[test]
+    fn expiry_takes_a_queue_and_a_role() {
+        let queue = ("ACTIONS_QUEUE_ARN", "arn:aws:sqs:us-east-1:111122223333:actions.fifo");
+        let role = ("SCHEDULER_ROLE_ARN", "arn:aws:iam::111122223333:role/scheduler");
+        let region = ("AWS_REGION", "us-east-1");
+        let both = config(&[region, queue, role]).unwrap();
+        assert!(both.policy.expiry_lacks.is_empty());
+        assert_eq!(both.schedules.unwrap().group, "default");
+        let half = config(&[region, queue]).unwrap();
+        assert_eq!(
+            (half.schedules, half.policy.expiry_lacks),
+            (None, vec!["SCHEDULER_ROLE_ARN"])
+        );
     }
 
     #[test]
@@ -119,8 +199,23 @@ mod tests {
             ),
             ("CONTAINMENT_TAG", "team:list=deny"),
             ("ENFORCEMENT", "none"),
+            ("NETWORK_ACL_RULE_NUMBERS", "10-20"),
+            ("ACTIONS_QUEUE_ARN", "arn:aws:sqs:us-east-1:111122223333:actions.fifo"),
+            ("SCHEDULER_ROLE_ARN", "arn:aws:iam::111122223333:role/scheduler"),
+            ("SCHEDULE_GROUP", "aisoc"),
+            (
+                "STATIC_CREDENTIALS_SECRET_ARN",
+                "arn:aws:secretsmanager:us-east-1:111122223333:secret:key",
+            ),
+            ("AUDIT_REGIONS", "us-east-1, eu-west-1,us-east-1"),
+            ("AUDIT_ROLE_ARNS", "arn:aws:iam::444455556666:role/aisoc"),
         ])
         .unwrap();
+        assert_eq!(config.policy.enforcement, Enforcement::None);
+        assert!(config.policy.rule_numbers.contains(20) && !config.policy.rule_numbers.contains(21));
+        assert_eq!(config.schedules.unwrap().group, "aisoc");
+        assert!(config.static_credentials_secret_arn.unwrap().ends_with(":key"));
+        assert_eq!((config.audit.regions.len(), config.audit.roles.len()), (2, 1));
         assert_eq!(
             config.policy.protected,
             ["198.51.100.0/24", "2001:db8::1/128", "192.0.2.0/24"].map(|block| block.parse().unwrap())
@@ -139,7 +234,14 @@ mod tests {
             ("ALLOW_PRIVATE_TARGETS", "yes"),
             ("ALLOWED_ROLE_ARNS", "admin"),
             ("CONTAINMENT_TAG", "blocklist"),
-            ("ENFORCEMENT", "network-acl"),
+            ("ENFORCEMENT", "waf"),
+            ("NETWORK_ACL_RULE_NUMBERS", "0-99"),
+            ("ACTIONS_QUEUE_ARN", "arn:aws:sqs:us-east-1:111122223333:actions"),
+            ("SCHEDULER_ROLE_ARN", "scheduler"),
+            ("SCHEDULE_GROUP", "a b"),
+            ("STATIC_CREDENTIALS_SECRET_ARN", "AKIAIOSFODNN7EXAMPLE"),
+            ("AUDIT_REGIONS", "Ireland"),
+            ("AUDIT_ROLE_ARNS", "arn:aws:iam::*:role/aisoc"),
         ])
         .unwrap_err()
         .problems;
@@ -151,6 +253,13 @@ mod tests {
             "ALLOWED_ROLE_ARNS: ",
             "CONTAINMENT_TAG: ",
             "ENFORCEMENT: ",
+            "NETWORK_ACL_RULE_NUMBERS: ",
+            "ACTIONS_QUEUE_ARN: ",
+            "SCHEDULER_ROLE_ARN: ",
+            "SCHEDULE_GROUP: ",
+            "STATIC_CREDENTIALS_SECRET_ARN: ",
+            "AUDIT_REGIONS: ",
+            "AUDIT_ROLE_ARNS: ",
         ];
         assert_eq!(problems.len(), names.len());
         for (problem, name) in problems.iter().zip(names) {

@@ -1,24 +1,28 @@
-//! One request, from the first check to the fresh look at what was changed.
-
-use std::time::Duration;
+//! One request, from the first check to its answer.
 
 use aws_support::{AwsError, Clock, Deadline, ErrorKind};
 use aws_text::Region;
-use containment_plan::{Action, Details, ErrorDetail, Outcome, Policy, Request, plan};
+use containment_plan::outcome::Done;
+use containment_plan::{Details, ErrorDetail, Outcome, Policy, Refusal, Request, plan};
+use futures::future::try_join_all;
 
 use crate::accounts::Accounts;
-use crate::ec2::{Change, SecurityGroups};
 use crate::failure;
+use crate::network::{Look, Network};
+use crate::run::{Run, Stop};
+use crate::schedules::Schedules;
 
 /// Carries out requests.
 #[derive(Debug)]
-pub struct Executor<A, C> {
+pub struct Executor<A, S, C> {
     /// The region of a request that names none
     pub region: Region,
     /// What may be asked for
     pub policy: Policy,
-    /// Where groups are
+    /// Where networks are
     pub accounts: A,
+    /// What ends blocks
+    pub schedules: S,
     /// The time
     pub clock: C,
 }
@@ -37,13 +41,7 @@ pub enum Verdict {
     },
 }
 
-/// Looks at a change, before it is said that it does not show. Describes of EC2 can lag behind changes ("Eventual
-/// consistency" in the EC2 developer guide).
-const LOOKS: u32 = 4;
-/// Between the first two looks; it doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
-impl<A: Accounts, C: Clock> Executor<A, C> {
+impl<A: Accounts, S: Schedules, C: Clock> Executor<A, S, C> {
     /// Carries out one request.
     pub async fn execute(&self, request: &Request, deadline: &Deadline) -> Verdict {
         let mut details = Details {
@@ -51,15 +49,13 @@ impl<A: Accounts, C: Clock> Executor<A, C> {
             region: Some(self.region_of(request).to_string()),
             ..Details::default()
         };
-        let decided = |outcome| Verdict::Decided(Box::new(outcome));
-        match self.carry_out(request, &mut details, deadline).await {
-            Ok(done) => decided(match done {
-                Done::Simulated(plan) => Outcome::of_dry_run(request, &plan, details, self.clock.stamp()),
-                Done::Changed { changed, verified } => {
-                    Outcome::of_success(request, changed, verified, details, self.clock.stamp())
-                }
-            }),
-            Err(Stop::Refused(refusal)) => decided(Outcome::of_refusal(request, refusal, details, self.clock.stamp())),
+        let outcome = match self.carry_out(request, &mut details, deadline).await {
+            Ok(End::Simulated(outcome)) => *outcome,
+            Ok(End::Done(done)) => Outcome::of_success(request, &done, &self.policy, details, self.clock.stamp()),
+            Err(Stop::Refused(refusal)) => Outcome::of_refusal(request, refusal, details, self.clock.stamp()),
+            Err(Stop::DoorClosed { refusal, is_enforced }) => {
+                self.of_closed_door(request, refusal, is_enforced, details)
+            }
             Err(Stop::Failed(error)) => {
                 if let (ErrorKind::ExpiredCredentials, Some(role)) = (error.kind, &request.role) {
                     self.accounts.forget(role).await;
@@ -67,96 +63,78 @@ impl<A: Accounts, C: Clock> Executor<A, C> {
                 let error = failure::detail(&error, request);
                 let outcome = Outcome::of_failure(request, error.clone(), details, self.clock.stamp());
                 if error.retryable {
-                    Verdict::Undecided {
+                    return Verdict::Undecided {
                         so_far: Box::new(outcome),
                         error,
-                    }
-                } else {
-                    decided(outcome)
+                    };
                 }
+                outcome
             }
-        }
+        };
+        Verdict::Decided(Box::new(outcome))
     }
 
     fn region_of<'a>(&'a self, request: &'a Request) -> &'a Region {
         request.region.as_ref().unwrap_or(&self.region)
     }
 
-    async fn carry_out(&self, request: &Request, details: &mut Details, deadline: &Deadline) -> Result<Done, Stop> {
+    async fn carry_out(&self, request: &Request, details: &mut Details, deadline: &Deadline) -> Result<End, Stop> {
         self.policy.check(request)?;
-        let groups = self
+        let network = self
             .accounts
-            .groups(request.role.as_ref(), self.region_of(request), deadline)
+            .network(request.role.as_ref(), self.region_of(request), deadline)
             .await?;
-        let with_interfaces = request.action == Action::BlockIp;
-        let state = groups.state(&request.group, with_interfaces, deadline).await?;
-        details.vpc_id.clone_from(&state.vpc_id);
-        details.account_id.clone_from(&state.owner_id);
-        details.security_group_rule_id = state.rules.get(&request.rule).cloned();
-        let plan = plan(request, &state, &self.policy)?;
+        let look = Look::of(request, &self.policy);
+        let state = network.look(&look, deadline).await?;
+        details.vpc_id = Some(state.group.vpc_id.clone());
+        details.account_id.clone_from(&state.group.owner_id);
+        details.security_group_rule_id = state.group.rules.get(&request.rule).map(|rule| rule.id.clone());
+        let plan = plan(request, &state, &self.policy, self.clock.now())?;
+        details.expires_at = plan.expires_at.map(|at| at.to_string());
         if request.dry_run {
-            for step in &plan.steps {
-                groups.ask(step, deadline).await?;
-            }
-            return Ok(Done::Simulated(plan));
+            try_join_all(plan.steps().map(|planned| network.ask(&planned.step, deadline))).await?;
+            let found = plan::assess(request, &state, &self.policy);
+            let details = std::mem::take(details);
+            let outcome = Outcome::of_dry_run(request, &plan, &found, details, self.clock.stamp());
+            return Ok(End::Simulated(Box::new(outcome)));
         }
-        let mut changed = false;
-        for step in &plan.steps {
-            tracing::info!(request_id = request.request_id, "{step}");
-            changed |= groups.apply(step, deadline).await? == Change::Made;
-        }
-        let verified = self.look(&groups, request, details, deadline).await;
-        Ok(Done::Changed { changed, verified })
+        let run = Run {
+            request,
+            policy: &self.policy,
+            network: &network,
+            schedules: &self.schedules,
+            clock: &self.clock,
+            look,
+            deadline,
+        };
+        run.carry_out(plan, state, details)
+            .await
+            .map(|done| End::Done(Box::new(done)))
     }
 
-    /// Whether a fresh look shows what was asked for. The change has been made: that it cannot be seen, for whatever
-    /// reason, does not undo it.
-    async fn look(&self, groups: &A::Groups, request: &Request, details: &mut Details, deadline: &Deadline) -> bool {
-        let should_be_there = request.action == Action::BlockIp;
-        let mut pause = FIRST_PAUSE;
-        for look in 1..=LOOKS {
-            match groups.rules(&request.group, deadline).await {
-                Ok(rules) => {
-                    let id = rules.get(&request.rule);
-                    if id.is_some() == should_be_there {
-                        if let Some(id) = id {
-                            details.security_group_rule_id = Some(id.clone());
-                        }
-                        return true;
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(request_id = request.request_id, %error, "the change cannot be verified");
-                    return false;
-                }
-            }
-            if look < LOOKS && deadline.bound(tokio::time::sleep(pause)).await.is_err() {
-                break;
-            }
-            pause *= 2;
+    /// The group was attached to something while the block was made: its rule is gone again.
+    fn of_closed_door(&self, request: &Request, refusal: Refusal, is_enforced: bool, details: Details) -> Outcome {
+        Outcome {
+            changed: true,
+            enforced: is_enforced,
+            ..Outcome::of_failure(request, refusal.into(), details, self.clock.stamp())
         }
-        false
     }
 }
 
-enum Done {
-    Simulated(containment_plan::Plan),
-    Changed { changed: bool, verified: bool },
-}
-
-enum Stop {
-    Refused(containment_plan::Refusal),
-    Failed(AwsError),
-}
-
-impl From<containment_plan::Refusal> for Stop {
-    fn from(refusal: containment_plan::Refusal) -> Self {
-        Self::Refused(refusal)
-    }
+enum End {
+    Simulated(Box<Outcome>),
+    Done(Box<Done>),
 }
 
 impl From<AwsError> for Stop {
     fn from(error: AwsError) -> Self {
         Self::Failed(error)
+    }
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
     }
 }

@@ -1,21 +1,37 @@
 //! The words for a failed AWS call.
 
+use aws_support::credentials::GET_SECRET_VALUE;
 use aws_support::{AwsError, ErrorKind};
+use aws_text::{RoleArn, SecurityGroupId};
 use containment_plan::{ErrorDetail, Request};
+
+use crate::schedules::{CREATE_SCHEDULE, DELETE_SCHEDULE, UPDATE_SCHEDULE};
 
 /// What happened and what to do about it, for the request in whose course the call failed.
 #[must_use]
 pub fn detail(error: &AwsError, request: &Request) -> ErrorDetail {
+    words(error, request.role.as_ref(), Some(&request.group), NOTHING)
+}
+
+/// As [`detail`], for an audit.
+#[must_use]
+pub fn of_audit(error: &AwsError, role: Option<&RoleArn>) -> ErrorDetail {
+    words(error, role, None, "nothing: the next audit looks again")
+}
+
+const NOTHING: &str = "nothing: the request is tried again";
+
+fn words(error: &AwsError, role: Option<&RoleArn>, group: Option<&SecurityGroupId>, nothing: &str) -> ErrorDetail {
     let (code, remedy) = match error.kind {
-        ErrorKind::Throttled => ("throttled", NOTHING.to_owned()),
+        ErrorKind::Throttled => ("throttled", nothing.to_owned()),
         ErrorKind::Unreachable => (
             "unreachable",
-            format!("{NOTHING}; if it lasts, check that the function's network reaches the service"),
+            format!("{nothing}; if it lasts, check that the function's network reaches the service"),
         ),
-        ErrorKind::ExpiredCredentials => ("expired_credentials", NOTHING.to_owned()),
-        ErrorKind::OutOfTime => ("out_of_time", NOTHING.to_owned()),
-        ErrorKind::AccessDenied => ("access_denied", access_remedy(error, request)),
-        ErrorKind::Rejected => rejected(error, request),
+        ErrorKind::ExpiredCredentials => ("expired_credentials", nothing.to_owned()),
+        ErrorKind::OutOfTime => ("out_of_time", nothing.to_owned()),
+        ErrorKind::AccessDenied => ("access_denied", access_remedy(error, role)),
+        ErrorKind::Rejected => rejected(error, group),
     };
     ErrorDetail {
         code: code.to_owned(),
@@ -25,40 +41,63 @@ pub fn detail(error: &AwsError, request: &Request) -> ErrorDetail {
     }
 }
 
-const NOTHING: &str = "nothing: the request is tried again";
-
-fn access_remedy(error: &AwsError, request: &Request) -> String {
-    match (&request.role, error.action) {
+fn access_remedy(error: &AwsError, role: Option<&RoleArn>) -> String {
+    match (role, error.action) {
+        (_, GET_SECRET_VALUE) => format!(
+            "allow {GET_SECRET_VALUE} on STATIC_CREDENTIALS_SECRET_ARN (and kms:Decrypt on its key) to the containment \
+             function's role, and let the secret hold AccessKeyId and SecretAccessKey"
+        ),
+        (_, action @ (CREATE_SCHEDULE | UPDATE_SCHEDULE)) => format!(
+            "allow {action} on the schedules of SCHEDULE_GROUP, and iam:PassRole on SCHEDULER_ROLE_ARN, to the \
+             containment function's role"
+        ),
+        (_, DELETE_SCHEDULE) => {
+            format!("allow {DELETE_SCHEDULE} on the schedules of SCHEDULE_GROUP to the containment function's role")
+        }
         (Some(role), ASSUME_ROLE) => format!(
             "allow sts:AssumeRole on {role} to the containment function's role, and let the trust policy of {role} \
              name that role and the ASSUME_ROLE_EXTERNAL_ID in use"
         ),
-        (Some(role), action) => format!("allow {action} to {role}"),
+        (Some(role), action) => {
+            format!("allow {action} to {role}; the role of infra/target-account-role.yaml has what is needed")
+        }
         (None, action) => format!(
-            "allow {action} to the containment function's role; the template allows writes only on groups with the \
-             block-list tag"
+            "allow {action} to the containment function's role (to the user of the key, where \
+             STATIC_CREDENTIALS_SECRET_ARN is set); the template allows changes of security groups only where they have \
+             the block-list tag"
         ),
     }
 }
 
 /// EC2's codes are those of "Error codes for the Amazon EC2 API".
-fn rejected(error: &AwsError, request: &Request) -> (&'static str, String) {
+fn rejected(error: &AwsError, group: Option<&SecurityGroupId>) -> (&'static str, String) {
+    let group = group.map(SecurityGroupId::as_str).unwrap_or_default();
     match error.code.as_deref() {
         Some("InvalidGroup.NotFound" | "InvalidGroupId.Malformed" | "InvalidSecurityGroupID.NotFound") => (
             "group_not_found",
             format!(
-                "check params.aws_security_group_id ({}), params.aws_region and params.aws_assume_role_arn: the group \
-                 is looked for in that region of that account",
-                request.group
+                "check params.aws_security_group_id ({group}), params.aws_region and params.aws_assume_role_arn: the \
+                 group is looked for in that region of that account. Deny entries of a group that was deleted are left: \
+                 look for them in the network ACLs of its VPC, within NETWORK_ACL_RULE_NUMBERS"
             ),
         ),
         Some("RulesPerSecurityGroupLimitExceeded") => (
             "rule_limit_reached",
             format!(
-                "lift blocks that are no longer needed from {} with ALLOW_IP, use a second block list, or raise the \
-                 quota \"Inbound or outbound rules per security group\" (60 by default)",
-                request.group
+                "lift blocks that are no longer needed from {group} with ALLOW_IP, use a second block list, or raise the \
+                 quota \"Inbound or outbound rules per security group\" (60 by default)"
             ),
+        ),
+        Some("InvalidNetworkAclID.NotFound") => (
+            "network_acl_not_in_vpc",
+            "correct params.aws_network_acl_ids, or send the request again: the network ACL has been deleted"
+                .to_owned(),
+        ),
+        _ if [CREATE_SCHEDULE, UPDATE_SCHEDULE].contains(&error.action) => (
+            "aws_rejected",
+            "check SCHEDULE_GROUP, SCHEDULER_ROLE_ARN (which EventBridge Scheduler must be able to assume) and \
+             ACTIONS_QUEUE_ARN"
+                .to_owned(),
         ),
         _ => (
             "aws_rejected",
@@ -88,95 +127,94 @@ mod tests {
         Request::read(&body, "m").unwrap()
     }
 
+    const AUTHORIZE: &str = "ec2:AuthorizeSecurityGroupIngress";
+
+    fn detail_of(role: bool, action: &'static str, kind: ErrorKind, code: Option<&str>) -> ErrorDetail {
+        let error = AwsError {
+            code: code.map(str::to_owned),
+            ..AwsError::new(action, kind, "said so".to_owned())
+        };
+        detail(&error, &request(role))
+    }
+
     #[test]
-    fn each_failure_has_its_code_and_a_remedy_that_names_what_to_change() {
-        use ErrorKind::{AccessDenied, ExpiredCredentials, OutOfTime, Rejected, Throttled, Unreachable};
-        const AUTHORIZE: &str = "ec2:AuthorizeSecurityGroupIngress";
-        for (role, action, kind, code, expected, remedy, retryable) in [
+    fn what_passes_by_itself_is_retryable_and_asks_for_nothing() {
+        for (kind, code) in [
+            (ErrorKind::Throttled, "throttled"),
+            (ErrorKind::Unreachable, "unreachable"),
+            (ErrorKind::ExpiredCredentials, "expired_credentials"),
+            (ErrorKind::OutOfTime, "out_of_time"),
+        ] {
+            let detail = detail_of(false, AUTHORIZE, kind, Some("Code"));
+            assert_eq!((detail.code.as_str(), detail.retryable), (code, true));
+            assert!(detail.remedy.starts_with("nothing: the request is tried again"));
+        }
+    }
+
+    #[test]
+    fn who_may_not_is_told_which_action_to_allow_to_whom() {
+        const ROLE: &str = "arn:aws:iam::111122223333:role/r";
+        for (role, action, parts) in [
+            (false, AUTHORIZE, [AUTHORIZE, "the containment function's role"]),
+            (true, AUTHORIZE, [AUTHORIZE, ROLE]),
+            (true, ASSUME_ROLE, [ASSUME_ROLE, ROLE]),
             (
-                false,
-                AUTHORIZE,
-                Throttled,
-                Some("RequestLimitExceeded"),
-                "throttled",
-                "tried again",
                 true,
+                CREATE_SCHEDULE,
+                [CREATE_SCHEDULE, "iam:PassRole on SCHEDULER_ROLE_ARN"],
             ),
-            (false, AUTHORIZE, Unreachable, None, "unreachable", "network", true),
+            (true, UPDATE_SCHEDULE, [UPDATE_SCHEDULE, "SCHEDULE_GROUP"]),
             (
-                false,
-                AUTHORIZE,
-                ExpiredCredentials,
-                None,
-                "expired_credentials",
-                "tried again",
                 true,
-            ),
-            (false, AUTHORIZE, OutOfTime, None, "out_of_time", "tried again", true),
-            (
-                false,
-                AUTHORIZE,
-                AccessDenied,
-                Some("UnauthorizedOperation"),
-                "access_denied",
-                "allow ec2:AuthorizeSecurityGroupIngress to the containment",
-                false,
+                DELETE_SCHEDULE,
+                [DELETE_SCHEDULE, "the containment function's role"],
             ),
             (
                 true,
-                AUTHORIZE,
-                AccessDenied,
-                Some("UnauthorizedOperation"),
-                "access_denied",
-                "allow ec2:AuthorizeSecurityGroupIngress to arn:aws:iam::111122223333:role/r",
-                false,
-            ),
-            (
-                true,
-                ASSUME_ROLE,
-                AccessDenied,
-                Some("AccessDenied"),
-                "access_denied",
-                "sts:AssumeRole on arn:aws:iam::111122223333:role/r",
-                false,
-            ),
-            (
-                false,
-                AUTHORIZE,
-                Rejected,
-                Some("InvalidGroup.NotFound"),
-                "group_not_found",
-                "params.aws_security_group_id",
-                false,
-            ),
-            (
-                false,
-                AUTHORIZE,
-                Rejected,
-                Some("RulesPerSecurityGroupLimitExceeded"),
-                "rule_limit_reached",
-                "ALLOW_IP",
-                false,
-            ),
-            (
-                false,
-                AUTHORIZE,
-                Rejected,
-                Some("InvalidParameterValue"),
-                "aws_rejected",
-                "Error codes",
-                false,
+                GET_SECRET_VALUE,
+                [GET_SECRET_VALUE, "STATIC_CREDENTIALS_SECRET_ARN"],
             ),
         ] {
-            let error = AwsError {
-                kind,
-                code: code.map(str::to_owned),
-                ..AwsError::out_of_time(action)
-            };
-            let detail = detail(&error, &request(role));
-            assert_eq!(detail.code, expected);
-            assert!(detail.remedy.contains(remedy), "{}", detail.remedy);
-            assert_eq!(detail.retryable, retryable, "{expected}");
+            let detail = detail_of(role, action, ErrorKind::AccessDenied, Some("UnauthorizedOperation"));
+            assert_eq!((detail.code.as_str(), detail.retryable), ("access_denied", false));
+            for part in parts {
+                assert!(detail.remedy.contains(part), "{part}: {}", detail.remedy);
+            }
+        }
+    }
+
+    #[test]
+    fn what_aws_does_not_take_names_the_parameter_or_the_quota() {
+        for (action, said, code, part) in [
+            (
+                AUTHORIZE,
+                "InvalidGroup.NotFound",
+                "group_not_found",
+                "params.aws_security_group_id",
+            ),
+            (
+                AUTHORIZE,
+                "RulesPerSecurityGroupLimitExceeded",
+                "rule_limit_reached",
+                "ALLOW_IP",
+            ),
+            (AUTHORIZE, "InvalidParameterValue", "aws_rejected", "Error codes"),
+            (
+                "ec2:CreateNetworkAclEntry",
+                "InvalidNetworkAclID.NotFound",
+                "network_acl_not_in_vpc",
+                "params.aws_network_acl_ids",
+            ),
+            (
+                CREATE_SCHEDULE,
+                "ResourceNotFoundException",
+                "aws_rejected",
+                "SCHEDULE_GROUP",
+            ),
+        ] {
+            let detail = detail_of(false, action, ErrorKind::Rejected, Some(said));
+            assert_eq!((detail.code.as_str(), detail.retryable), (code, false));
+            assert!(detail.remedy.contains(part), "{}", detail.remedy);
         }
     }
 }

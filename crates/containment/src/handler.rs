@@ -1,8 +1,9 @@
-//! One invocation: an SQS event or a bare request in, the messages to hand back or the result out.
+//! One invocation: an SQS event, a bare request or an audit in; the messages to hand back, the result or a report out.
 
 use std::collections::HashMap;
 
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
+use aws_support::metrics::MetricSink;
 use aws_support::{Clock, Deadline};
 use containment_plan::{Outcome, Request};
 use futures::future::join_all;
@@ -11,32 +12,45 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::accounts::Accounts;
+use crate::audit::{self, Audit, AuditScope};
 use crate::executor::{Executor, Verdict};
 use crate::results::ResultSink;
+use crate::schedules::Schedules;
 
 /// The function, with what it works on.
 #[derive(Debug)]
-pub struct Containment<A, C, R> {
+pub struct Containment<A, S, C, R, M> {
     /// Carries out requests
-    pub executor: Executor<A, C>,
+    pub executor: Executor<A, S, C>,
+    /// What an audit looks at
+    pub audit: AuditScope,
     /// Where results go
     pub results: R,
+    /// Where metrics go
+    pub metrics: M,
 }
 
 /// A message that is not done with: it goes back to its queue.
 struct HandBack;
 
-impl<A: Accounts, C: Clock, R: ResultSink> Containment<A, C, R> {
-    /// Takes an SQS event, and answers with the messages to hand back; or one request, and answers with its result.
-    /// `invocation_id` names a bare request that has no id of its own.
+impl<A: Accounts, S: Schedules, C: Clock, R: ResultSink, M: MetricSink> Containment<A, S, C, R, M> {
+    /// Takes an SQS event, and answers with the messages to hand back; or one request, and answers with its result; or
+    /// `{"mode":"audit"}`, and answers with a report. `invocation_id` names a bare request that has no id of its own,
+    /// and an audit.
     ///
     /// # Errors
-    /// `InvalidInput` for an SQS event that cannot be read or whose records have no id: nothing has been done.
-    /// `ResultNotSent` where the result of a bare request could not be sent.
+    /// `InvalidInput` for an SQS event that cannot be read or whose records have no id, and for a mode that is not
+    /// known: nothing has been done. `ResultNotSent` where the result of a bare request or of an audit could not be
+    /// sent. `AuditFailed` where a place could not be audited, after all of them are done.
     pub async fn handle(&self, input: &str, invocation_id: &str, deadline: &Deadline) -> Result<Value, Diagnostic> {
-        if !is_sqs_event(input) {
-            return self.handle_bare(input, invocation_id, deadline).await;
+        match Kind::of(input) {
+            Kind::Messages => self.handle_messages(input, deadline).await,
+            Kind::Audit => self.handle_audit(input, invocation_id, deadline).await,
+            Kind::Request => self.handle_bare(input, invocation_id, deadline).await,
         }
+    }
+
+    async fn handle_messages(&self, input: &str, deadline: &Deadline) -> Result<Value, Diagnostic> {
         let event: SqsEvent = serde_json::from_str(input)
             .map_err(|error| failure("InvalidInput", format!("the SQS event cannot be read: {error}")))?;
         let mut ids = Vec::with_capacity(event.records.len());
@@ -124,6 +138,51 @@ impl<A: Accounts, C: Clock, R: ResultSink> Containment<A, C, R> {
         serde_json::to_value(outcome).map_err(|error| failure("Internal", error.to_string()))
     }
 
+    async fn handle_audit(&self, input: &str, invocation_id: &str, deadline: &Deadline) -> Result<Value, Diagnostic> {
+        let members: HashMap<String, Value> = serde_json::from_str(input).unwrap_or_default();
+        if members.get("mode").and_then(Value::as_str) != Some("audit") {
+            return Err(failure("InvalidInput", "mode must be \"audit\"".to_owned()));
+        }
+        if let Some(stranger) = members.keys().find(|name| *name != "mode") {
+            let message = format!("{} is not known beside mode", shortened(stranger));
+            return Err(failure("InvalidInput", message));
+        }
+        let audit = Audit {
+            scope: &self.audit,
+            policy: &self.executor.policy,
+            accounts: &self.executor.accounts,
+            clock: &self.executor.clock,
+            id: invocation_id,
+        };
+        let audited = audit.run(deadline).await;
+        for place in &audited.report.places {
+            self.metrics.put(&audit::metrics(place, self.executor.clock.now()));
+        }
+        let mut unsent = None;
+        for outcome in &audited.outcomes {
+            tracing::error!(request_id = outcome.request_id, "{}", outcome.summary);
+            log(outcome, invocation_id);
+            if let Err(error) = self.results.send(outcome, deadline).await {
+                unsent = Some(failure("ResultNotSent", error.to_string()));
+            }
+        }
+        let report = serde_json::to_value(&audited.report).map_err(|error| failure("Internal", error.to_string()))?;
+        tracing::info!(%report, "audit");
+        let failed = audited.report.places.iter().filter_map(|place| {
+            let error = place.error.as_ref()?;
+            let account = place.role_arn.as_ref().map_or("the own account", |role| role.as_str());
+            Some(format!(
+                "{} in {account}: {}: {}",
+                place.region, error.code, error.message
+            ))
+        });
+        let failed: Vec<String> = failed.collect();
+        if !failed.is_empty() {
+            return Err(failure("AuditFailed", failed.join("; ")));
+        }
+        unsent.map_or(Ok(report), Err)
+    }
+
     async fn decide(&self, body: &str, stand_in_id: &str, deadline: &Deadline) -> Verdict {
         match Request::read(body, stand_in_id) {
             Ok(request) => self.executor.execute(&request, deadline).await,
@@ -134,9 +193,30 @@ impl<A: Accounts, C: Clock, R: ResultSink> Containment<A, C, R> {
     }
 }
 
-/// An object with a member `Records`.
-fn is_sqs_event(input: &str) -> bool {
-    serde_json::from_str::<HashMap<String, &RawValue>>(input).is_ok_and(|members| members.contains_key("Records"))
+/// What an input is.
+enum Kind {
+    Messages,
+    Audit,
+    Request,
+}
+
+impl Kind {
+    /// An object with `Records` is an SQS event. One with a `mode` and nothing of a request asks for that mode.
+    fn of(input: &str) -> Self {
+        let members: HashMap<String, &RawValue> = serde_json::from_str(input).unwrap_or_default();
+        let has = |name| members.contains_key(name);
+        if has("Records") {
+            Kind::Messages
+        } else if has("mode") && !["request_id", "action", "capability", "target"].into_iter().any(has) {
+            Kind::Audit
+        } else {
+            Kind::Request
+        }
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(80).collect()
 }
 
 /// Indices of records by message group, in their order. Without a group (a standard queue) each is its own.
@@ -173,170 +253,12 @@ fn failure(error_type: &str, error_message: String) -> Diagnostic {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-    use std::collections::BTreeMap;
-    use std::time::Duration;
-
-    use aws_support::{AwsError, ErrorKind};
-    use aws_text::{Region, RoleArn, SecurityGroupId};
-    use containment_plan::{GroupState, IngressRule, Policy, Status, Step};
-    use jiff::Timestamp;
+    use aws_support::ErrorKind;
+    use containment_plan::Status;
     use serde_json::json;
 
     use super::*;
-    use crate::ec2::{Change, SecurityGroups};
-
-    struct At;
-
-    impl Clock for At {
-        fn now(&self) -> Timestamp {
-            "2026-11-23T10:00:00Z".parse().unwrap()
-        }
-    }
-
-    /// An account with block lists, whose calls are recorded. `errors` are given once each, in order, by operation.
-    #[derive(Default)]
-    struct World {
-        rules: RefCell<HashMap<String, BTreeMap<IngressRule, String>>>,
-        interfaces: Vec<String>,
-        untagged: bool,
-        /// Describes show none of the changes
-        stale: bool,
-        errors: RefCell<Vec<(&'static str, AwsError)>>,
-        calls: RefCell<Vec<String>>,
-        forgotten: RefCell<Vec<String>>,
-        sent: RefCell<Vec<Value>>,
-    }
-
-    impl World {
-        fn call(&self, operation: &'static str, subject: &str) -> Result<(), AwsError> {
-            self.calls.borrow_mut().push(format!("{operation} {subject}"));
-            let mut errors = self.errors.borrow_mut();
-            match errors.iter().position(|(name, _)| *name == operation) {
-                Some(index) => Err(errors.remove(index).1),
-                None => Ok(()),
-            }
-        }
-
-        fn writes(&self) -> Vec<String> {
-            let is_write = |call: &&String| call.starts_with("authorize") || call.starts_with("revoke");
-            self.calls.borrow().iter().filter(is_write).cloned().collect()
-        }
-    }
-
-    impl SecurityGroups for &World {
-        async fn state(
-            &self,
-            group: &SecurityGroupId,
-            with_interfaces: bool,
-            deadline: &Deadline,
-        ) -> Result<GroupState, AwsError> {
-            self.call("state", group.as_str())?;
-            let tag = ("aisoc:containment".to_owned(), "blocklist".to_owned());
-            Ok(GroupState {
-                id: group.clone(),
-                name: "blocklist".to_owned(),
-                vpc_id: Some("vpc-1".to_owned()),
-                owner_id: Some("111122223333".to_owned()),
-                tags: BTreeMap::from_iter((!self.untagged).then_some(tag)),
-                rules: self.rules(group, deadline).await?,
-                interfaces: if with_interfaces {
-                    self.interfaces.clone()
-                } else {
-                    vec![]
-                },
-            })
-        }
-
-        async fn rules(
-            &self,
-            group: &SecurityGroupId,
-            _: &Deadline,
-        ) -> Result<BTreeMap<IngressRule, String>, AwsError> {
-            self.call("rules", group.as_str())?;
-            if self.stale {
-                return Ok(BTreeMap::new());
-            }
-            Ok(self.rules.borrow().get(group.as_str()).cloned().unwrap_or_default())
-        }
-
-        async fn apply(&self, step: &Step, _: &Deadline) -> Result<Change, AwsError> {
-            let mut rules = self.rules.borrow_mut();
-            let changed = match step {
-                Step::AuthorizeIngress { group, rule, .. } => {
-                    self.call("authorize", group.as_str())?;
-                    let rules = rules.entry(group.to_string()).or_default();
-                    rules.insert(*rule, "sgr-1".to_owned()).is_none()
-                }
-                Step::RevokeIngress { group, rule } => {
-                    self.call("revoke", group.as_str())?;
-                    let rules = rules.entry(group.to_string()).or_default();
-                    rules.remove(rule).is_some()
-                }
-            };
-            Ok(if changed { Change::Made } else { Change::AlreadySo })
-        }
-
-        async fn ask(&self, step: &Step, _: &Deadline) -> Result<(), AwsError> {
-            self.call("ask", &step.to_string())
-        }
-    }
-
-    impl<'w> Accounts for &'w World {
-        type Groups = &'w World;
-
-        async fn groups(&self, role: Option<&RoleArn>, region: &Region, _: &Deadline) -> Result<&'w World, AwsError> {
-            let role = role.map_or("own", RoleArn::as_str);
-            self.call("groups", &format!("{role} {region}"))?;
-            Ok(self)
-        }
-
-        async fn forget(&self, role: &RoleArn) {
-            self.forgotten.borrow_mut().push(role.to_string());
-        }
-    }
-
-    impl ResultSink for &World {
-        async fn send(&self, outcome: &Outcome, _: &Deadline) -> Result<(), AwsError> {
-            self.call("send", &outcome.request_id)?;
-            self.sent.borrow_mut().push(serde_json::to_value(outcome).unwrap());
-            Ok(())
-        }
-    }
-
-    fn error(kind: ErrorKind, code: &str) -> AwsError {
-        AwsError {
-            kind,
-            code: Some(code.to_owned()),
-            ..AwsError::out_of_time("ec2:Some")
-        }
-    }
-
-    async fn run(world: &World, input: &str) -> Result<Value, Diagnostic> {
-        let containment = Containment {
-            executor: Executor {
-                region: "us-east-1".parse().unwrap(),
-                policy: Policy {
-                    protected: vec![],
-                    allow_private: false,
-                    allowed_roles: vec!["arn:aws:iam::*:role/aisoc".parse().unwrap()],
-                    tag: "aisoc:containment=blocklist".parse().unwrap(),
-                },
-                accounts: world,
-                clock: At,
-            },
-            results: world,
-        };
-        let deadline = Deadline::after(Duration::from_mins(1));
-        containment.handle(input, "invocation-1", &deadline).await
-    }
-
-    fn body(id: &str, action: &str, group: &str) -> Value {
-        json!({"request_id": id, "action": action, "target": "203.0.113.7", "params": {"aws_security_group_id": group}})
-    }
-
-    const GROUP_A: &str = "sg-0000000a";
-    const GROUP_B: &str = "sg-0000000b";
+    use crate::testing::{ACL_A, ACL_B, GROUP_A, GROUP_B, World, body};
 
     /// A record of a FIFO queue, in the group of the security group's id.
     fn record(id: &str, group: &str, body: &str) -> Value {
@@ -344,103 +266,65 @@ mod tests {
                "eventSource": "aws:sqs", "messageAttributes": {}})
     }
 
-    async fn batch(world: &World, records: Vec<Value>) -> Vec<String> {
-        let answer = run(world, &json!({ "Records": records }).to_string()).await.unwrap();
-        answer["batchItemFailures"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|failure| failure["itemIdentifier"].as_str().unwrap().to_owned())
-            .collect()
-    }
-
-    async fn bare(world: &World, body: &Value) -> Value {
-        run(world, &body.to_string()).await.unwrap()
-    }
-
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_block_is_made_verified_and_answered() {
         let world = World::default();
-        let answer = bare(&world, &body("r-1", "BLOCK_IP", GROUP_A)).await;
+        let answer = world.bare(&body("r-1", "BLOCK_IP", GROUP_A)).await;
         assert_eq!(
             answer,
             json!({
                 "request_id": "r-1", "action": "BLOCK_IP", "target": "203.0.113.7/32", "status": "succeeded",
-                "changed": true, "enforced": false, "verified": true,
-                "summary": "recorded on block list sg-0000000a: tcp 0-65535 from 203.0.113.7/32; this is the record, \
-                            which by itself stops no traffic",
+                "changed": true, "enforced": true, "verified": true,
+                "summary": "blocked: tcp 0-65535 from 203.0.113.7/32, denied by acl-0000000a entry 1, acl-0000000b \
+                            entry 1, recorded on sg-0000000a",
                 "details": {"security_group_id": GROUP_A, "security_group_rule_id": "sgr-1", "vpc_id": "vpc-1",
-                            "account_id": "111122223333", "region": "us-east-1", "network_acl_entries": [],
-                            "expires_at": null},
+                            "account_id": "111122223333", "region": "us-east-1", "network_acl_entries": [
+                                {"network_acl_id": ACL_A, "rule_number": 1, "changed": true},
+                                {"network_acl_id": ACL_B, "rule_number": 1, "changed": true},
+                            ], "expires_at": null},
                 "error": null, "completed_at": "2026-11-23T10:00:00.000Z",
             })
         );
         assert_eq!(*world.sent.borrow(), [answer]);
     }
 
-    #[tokio::test]
-    async fn redelivery_after_success_changes_nothing() {
-        let world = World::default();
-        for action in ["BLOCK_IP", "ALLOW_IP"] {
-            let request = body("r-1", action, GROUP_A);
-            assert_eq!(bare(&world, &request).await["changed"], true);
-            let before = world.rules.borrow().clone();
-            let again = bare(&world, &request).await;
-            assert_eq!(again["status"], "succeeded");
-            assert_eq!(again["changed"], false);
-            assert_eq!(again["verified"], true);
-            assert_eq!(*world.rules.borrow(), before);
-        }
-    }
-
     #[tokio::test(start_paused = true)]
-    async fn a_state_that_lags_behind_hides_no_rule_from_allow() {
-        let world = World {
-            stale: true,
-            ..World::default()
-        };
-        bare(&world, &body("r-1", "BLOCK_IP", GROUP_A)).await;
-        // WHEN the rule is there and the state does not show it
-        let answer = bare(&world, &body("r-2", "ALLOW_IP", GROUP_A)).await;
-        assert_eq!(answer["changed"], true);
-        assert!(world.rules.borrow()[GROUP_A].is_empty());
-    }
-
-    #[tokio::test]
     async fn a_dry_run_writes_nothing() {
         let world = World::default();
         let mut request = body("r-1", "BLOCK_IP", GROUP_A);
         request["dry_run"] = json!(true);
-        let answer = bare(&world, &request).await;
+        let answer = world.bare(&request).await;
         assert_eq!(answer["status"], "simulated");
         assert_eq!(answer["changed"], false);
         assert_eq!(
             answer["details"]["planned_steps"],
-            json!(["authorize ingress tcp 0-65535 from 203.0.113.7/32 on sg-0000000a"])
+            json!([
+                "authorize ingress tcp 0-65535 from 203.0.113.7/32 on sg-0000000a",
+                "add deny entry 1 to acl-0000000a: tcp 0-65535 from 203.0.113.7/32",
+                "add deny entry 1 to acl-0000000b: tcp 0-65535 from 203.0.113.7/32",
+            ])
         );
         assert_eq!(world.writes(), [""; 0]);
 
-        world
-            .errors
-            .borrow_mut()
-            .push(("ask", error(ErrorKind::AccessDenied, "UnauthorizedOperation")));
-        let answer = bare(&world, &request).await;
+        world.fail("ask", ErrorKind::AccessDenied, "UnauthorizedOperation");
+        let answer = world.bare(&request).await;
         assert_eq!(answer["status"], "failed");
         assert_eq!(answer["error"]["code"], "access_denied");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn refusals_reach_no_write() {
-        let attached = World {
-            interfaces: vec!["eni-1".to_owned()],
-            ..World::default()
-        };
+        let attached = World::default();
+        attached
+            .interfaces
+            .borrow_mut()
+            .insert(GROUP_A.to_owned(), vec!["eni-1".to_owned()]);
         let untagged = World {
             untagged: true,
             ..World::default()
         };
         for (world, code) in [(attached, "group_in_use"), (untagged, "group_not_enrolled")] {
-            let answer = bare(&world, &body("r-1", "BLOCK_IP", GROUP_A)).await;
+            let answer = world.bare(&body("r-1", "BLOCK_IP", GROUP_A)).await;
             assert_eq!(answer["status"], "rejected");
             assert_eq!(answer["error"]["code"], code);
             assert_eq!(answer["error"]["retryable"], false);
@@ -448,7 +332,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_the_policy_refuses_reaches_no_call() {
         let world = World::default();
         let mut protected = body("r-1", "BLOCK_IP", GROUP_A);
@@ -456,97 +340,62 @@ mod tests {
         let mut role = body("r-2", "ALLOW_IP", GROUP_A);
         role["params"]["aws_assume_role_arn"] = json!("arn:aws:iam::111122223333:role/admin");
         for (request, code) in [(protected, "protected_target"), (role, "role_not_allowed")] {
-            let answer = bare(&world, &request).await;
+            let answer = world.bare(&request).await;
             assert_eq!(answer["status"], "rejected");
             assert_eq!(answer["error"]["code"], code);
         }
         assert_eq!(*world.calls.borrow(), ["send r-1", "send r-2"]);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_check_that_cannot_be_made_changes_nothing() {
-        for (kind, status) in [(ErrorKind::AccessDenied, "failed"), (ErrorKind::Throttled, "failed")] {
-            let world = World {
-                errors: RefCell::new(vec![("state", error(kind, "Code"))]),
-                ..World::default()
-            };
-            let answer = bare(&world, &body("r-1", "BLOCK_IP", GROUP_A)).await;
-            assert_eq!(answer["status"], status);
-            assert_eq!(answer["error"]["retryable"], kind == ErrorKind::Throttled);
-            assert_eq!(world.writes(), [""; 0]);
+        for operation in ["look", "acls"] {
+            for kind in [ErrorKind::AccessDenied, ErrorKind::Throttled] {
+                let world = World::failing(operation, kind, "Code");
+                let answer = world.bare(&body("r-1", "BLOCK_IP", GROUP_A)).await;
+                assert_eq!(answer["status"], "failed");
+                assert_eq!(answer["error"]["retryable"], kind == ErrorKind::Throttled);
+                assert_eq!(world.writes(), [""; 0]);
+            }
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_role_and_region_of_the_request_are_used() {
         let world = World::default();
         let mut request = body("r-1", "BLOCK_IP", GROUP_A);
         request["params"]["aws_region"] = json!("eu-west-1");
         request["params"]["aws_assume_role_arn"] = json!("arn:aws:iam::444455556666:role/aisoc");
-        let answer = bare(&world, &request).await;
+        let answer = world.bare(&request).await;
         assert_eq!(answer["details"]["region"], "eu-west-1");
         assert_eq!(
             world.calls.borrow()[0],
-            "groups arn:aws:iam::444455556666:role/aisoc eu-west-1"
+            "assume arn:aws:iam::444455556666:role/aisoc eu-west-1"
         );
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn credentials_that_ran_out_are_forgotten_and_the_message_goes_back() {
-        let world = World {
-            errors: RefCell::new(vec![("state", error(ErrorKind::ExpiredCredentials, "RequestExpired"))]),
-            ..World::default()
-        };
+        let world = World::failing("look", ErrorKind::ExpiredCredentials, "RequestExpired");
         let mut request = body("r-1", "BLOCK_IP", GROUP_A);
         request["params"]["aws_assume_role_arn"] = json!("arn:aws:iam::444455556666:role/aisoc");
-        let failed = batch(&world, vec![record("1", GROUP_A, &request.to_string())]).await;
+        let failed = world.batch(vec![record("1", GROUP_A, &request.to_string())]).await;
         assert_eq!(failed, ["m-1"]);
         assert_eq!(*world.forgotten.borrow(), ["arn:aws:iam::444455556666:role/aisoc"]);
         assert!(world.sent.borrow().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_change_that_does_not_show_is_not_reported_as_verified() {
-        let world = World {
-            stale: true,
-            ..World::default()
-        };
-        let answer = bare(&world, &body("r-1", "BLOCK_IP", GROUP_A)).await;
-        assert_eq!(answer["status"], "succeeded");
-        assert_eq!(answer["changed"], true);
-        assert_eq!(answer["verified"], false);
-        assert!(
-            answer["summary"]
-                .as_str()
-                .unwrap()
-                .ends_with("a fresh look did not show it so")
-        );
-        // One for the state, the others after the change.
-        let looks = world
-            .calls
-            .borrow()
-            .iter()
-            .filter(|call| call.starts_with("rules"))
-            .count();
-        assert_eq!(looks, 5);
-    }
-
-    #[tokio::test]
     async fn once_a_message_fails_the_later_ones_of_its_group_are_handed_back() {
-        let world = World {
-            errors: RefCell::new(vec![("authorize", error(ErrorKind::Throttled, "T"))]),
-            ..World::default()
-        };
-        let failed = batch(
-            &world,
-            vec![
+        let world = World::failing("authorize", ErrorKind::Throttled, "T");
+        let failed = world
+            .batch(vec![
                 record("1", GROUP_A, &body("r-1", "BLOCK_IP", GROUP_A).to_string()),
                 record("2", GROUP_B, &body("r-2", "BLOCK_IP", GROUP_B).to_string()),
                 record("3", GROUP_A, &body("r-3", "ALLOW_IP", GROUP_A).to_string()),
                 record("4", GROUP_B, &body("r-4", "ALLOW_IP", GROUP_B).to_string()),
-            ],
-        )
-        .await;
+            ])
+            .await;
         assert_eq!(failed, ["m-1", "m-3"]);
         let answered: Vec<_> = world
             .sent
@@ -555,32 +404,27 @@ mod tests {
             .map(|result| result["request_id"].clone())
             .collect();
         assert_eq!(answered, ["r-2", "r-4"]);
-        assert!(world.rules.borrow().get(GROUP_B).is_some_and(BTreeMap::is_empty));
+        assert!(world.recorded(GROUP_B).is_empty());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn without_message_groups_each_message_stands_alone() {
-        let world = World {
-            errors: RefCell::new(vec![("authorize", error(ErrorKind::Throttled, "T"))]),
-            ..World::default()
-        };
+        let world = World::failing("authorize", ErrorKind::Throttled, "T");
         let records = ["1", "2"]
             .map(|id| json!({"messageId": format!("m-{id}"), "body": body(id, "BLOCK_IP", GROUP_A).to_string()}));
-        assert_eq!(batch(&world, records.to_vec()).await, ["m-1"]);
+        assert_eq!(world.batch(records.to_vec()).await, ["m-1"]);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_bad_message_is_answered_once_and_costs_no_other() {
         let world = World::default();
-        let failed = batch(
-            &world,
-            vec![
+        let failed = world
+            .batch(vec![
                 record("1", GROUP_A, "not json"),
                 record("2", GROUP_A, "null"),
                 record("3", GROUP_A, &body("r-3", "BLOCK_IP", GROUP_A).to_string()),
-            ],
-        )
-        .await;
+            ])
+            .await;
         assert!(failed.is_empty());
         let answered: Vec<_> = world
             .sent
@@ -598,46 +442,34 @@ mod tests {
         );
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_result_that_cannot_be_sent_hands_its_message_back() {
-        let world = World {
-            errors: RefCell::new(vec![("send", error(ErrorKind::AccessDenied, "AccessDenied"))]),
-            ..World::default()
-        };
+        let world = World::failing("send", ErrorKind::AccessDenied, "AccessDenied");
         let message = record("1", GROUP_A, &body("r-1", "BLOCK_IP", GROUP_A).to_string());
-        assert_eq!(batch(&world, vec![message.clone()]).await, ["m-1"]);
-        assert!(batch(&world, vec![message]).await.is_empty());
+        assert_eq!(world.batch(vec![message.clone()]).await, ["m-1"]);
+        assert!(world.batch(vec![message]).await.is_empty());
         assert_eq!(world.sent.borrow()[0]["status"], "succeeded");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_fails_for_good_is_answered_and_acknowledged() {
-        let world = World {
-            errors: RefCell::new(vec![(
-                "authorize",
-                error(ErrorKind::Rejected, "RulesPerSecurityGroupLimitExceeded"),
-            )]),
-            ..World::default()
-        };
+        let world = World::failing("authorize", ErrorKind::Rejected, "RulesPerSecurityGroupLimitExceeded");
         let message = record("1", GROUP_A, &body("r-1", "BLOCK_IP", GROUP_A).to_string());
-        assert!(batch(&world, vec![message]).await.is_empty());
+        assert!(world.batch(vec![message]).await.is_empty());
         assert_eq!(world.sent.borrow()[0]["status"], "failed");
         assert_eq!(world.sent.borrow()[0]["error"]["code"], "rule_limit_reached");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_undecided_bare_request_is_answered_as_retryable_and_sent_nowhere() {
-        let world = World {
-            errors: RefCell::new(vec![("groups", error(ErrorKind::Unreachable, "x"))]),
-            ..World::default()
-        };
-        let answer = bare(&world, &body("r-1", "BLOCK_IP", GROUP_A)).await;
+        let world = World::failing("look", ErrorKind::Unreachable, "x");
+        let answer = world.bare(&body("r-1", "BLOCK_IP", GROUP_A)).await;
         assert_eq!(answer["status"], serde_json::to_value(Status::Failed).unwrap());
         assert_eq!(answer["error"]["retryable"], true);
         assert!(world.sent.borrow().is_empty());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_event_that_cannot_be_read_fails_before_anything_is_done() {
         for input in [
             r#"{"Records":7}"#,
@@ -645,20 +477,124 @@ mod tests {
             r#"{"Records":[{"messageId":5}]}"#,
         ] {
             let world = World::default();
-            let failure = run(&world, input).await.unwrap_err();
+            let failure = world.run(input).await.unwrap_err();
             assert_eq!(failure.error_type, "InvalidInput", "{input}");
             assert!(world.calls.borrow().is_empty());
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_array_is_no_sqs_event() {
-        let answer = bare(&World::default(), &json!([{"messageId": "m", "body": "{}"}])).await;
+        let answer = World::default().bare(&json!([{"messageId": "m", "body": "{}"}])).await;
         assert_eq!(answer["status"], "rejected");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_empty_batch_is_no_failure() {
-        assert!(batch(&World::default(), vec![]).await.is_empty());
+        assert!(World::default().batch(vec![]).await.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_audit_closes_what_has_become_attached_and_says_so() {
+        let world = World::default();
+        world.bare(&body("r-1", "BLOCK_IP", GROUP_A)).await;
+        world.bare(&body("r-2", "BLOCK_IP", GROUP_B)).await;
+        world
+            .interfaces
+            .borrow_mut()
+            .insert(GROUP_A.to_owned(), vec!["eni-1".to_owned()]);
+        world.sent.borrow_mut().clear();
+        let report = world.bare(&json!({"mode": "audit"})).await;
+        assert_eq!(
+            report,
+            json!({"mode": "audit", "complete": true, "places": [
+                {"role_arn": null, "region": "us-east-1", "groups_audited": 2, "groups_in_use": 1, "rules_revoked": 1}
+            ]})
+        );
+        assert!(world.recorded(GROUP_A).is_empty());
+        assert_eq!(
+            world.recorded(GROUP_B).len(),
+            1,
+            "the other group is attached to nothing"
+        );
+        // The deny entries stay, and with them the block.
+        assert_eq!(world.denied(ACL_A), [(1, "203.0.113.7/32".to_owned())]);
+        let result = world.sent.borrow()[0].clone();
+        assert_eq!(
+            (&result["action"], &result["status"]),
+            (&json!("AUDIT"), &json!("succeeded"))
+        );
+        assert_eq!(
+            (&result["changed"], &result["enforced"], &result["verified"]),
+            (&json!(true), &json!(true), &json!(true))
+        );
+        assert_eq!(result["error"]["code"], "group_in_use");
+        assert_eq!(result["details"]["network_interface_ids"], json!(["eni-1"]));
+        let metrics = world.metrics.take();
+        assert_eq!(
+            (&metrics[0]["BlockListsInUse"], &metrics[0]["RulesRevoked"]),
+            (&json!(1), &json!(1))
+        );
+
+        // The next one finds the group attached and nothing left to take.
+        let report = world.bare(&json!({"mode": "audit"})).await;
+        assert_eq!(report["places"][0]["groups_in_use"], 1);
+        assert_eq!(world.sent.borrow().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_audit_that_could_not_look_everywhere_fails() {
+        for operation in ["enrolled", "interfaces"] {
+            let world = World::failing(operation, ErrorKind::AccessDenied, "UnauthorizedOperation");
+            let failure = world.run(r#"{"mode":"audit"}"#).await.unwrap_err();
+            assert_eq!(failure.error_type, "AuditFailed");
+            assert!(
+                failure
+                    .error_message
+                    .starts_with("us-east-1 in the own account: access_denied")
+            );
+            assert_eq!(world.metrics.borrow()[0]["AuditErrors"], 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_audit_whose_result_cannot_be_sent_fails_after_it_has_closed_the_door() {
+        let world = World::default();
+        world.bare(&body("r-1", "BLOCK_IP", GROUP_A)).await;
+        world
+            .interfaces
+            .borrow_mut()
+            .insert(GROUP_A.to_owned(), vec!["eni-1".to_owned()]);
+        world.fail("send", ErrorKind::Throttled, "T");
+        let failure = world.run(r#"{"mode":"audit"}"#).await.unwrap_err();
+        assert_eq!(failure.error_type, "ResultNotSent");
+        assert!(world.recorded(GROUP_A).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mode_that_is_not_known_does_nothing() {
+        for (input, message) in [
+            (r#"{"mode":"incremental"}"#, "mode must be \"audit\""),
+            (r#"{"mode":7}"#, "mode must be \"audit\""),
+            (
+                r#"{"mode":"audit","region":"us-east-1"}"#,
+                "region is not known beside mode",
+            ),
+        ] {
+            let world = World::default();
+            let failure = world.run(input).await.unwrap_err();
+            assert_eq!(
+                (failure.error_type.as_str(), failure.error_message.as_str()),
+                ("InvalidInput", message)
+            );
+            assert!(world.calls.borrow().is_empty());
+        }
+        // A request with a mode is a request with a member that is not known.
+        let mut request = body("r-1", "BLOCK_IP", GROUP_A);
+        request["mode"] = json!("audit");
+        assert_eq!(
+            World::default().bare(&request).await["error"]["code"],
+            "invalid_request"
+        );
     }
 }

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use aws_support::credentials::with_static_credentials;
+use aws_support::metrics::StandardOutput;
 use aws_support::{Deadline, SystemClock, sdk};
 use containment::accounts::AwsAccounts;
 use containment::results::ResultsQueue;
+use containment::schedules::EventBridgeSchedules;
 use containment::{Config, Containment, Executor};
 use lambda_runtime::{LambdaEvent, run, service_fn, tracing};
 use serde_json::value::RawValue;
@@ -29,18 +32,26 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     .await
 }
 
-async fn containment() -> anyhow::Result<Containment<AwsAccounts, SystemClock, ResultsQueue>> {
+type RealContainment = Containment<AwsAccounts, EventBridgeSchedules, SystemClock, ResultsQueue, StandardOutput>;
+
+async fn containment() -> anyhow::Result<RealContainment> {
     let config = Config::from_env().context("the settings are not usable")?;
     let aws = sdk::load().await;
-    let sts = aws_sdk_sts::Client::new(&aws);
     let sqs = aws_sdk_sqs::Client::new(&aws);
+    let scheduler = aws_sdk_scheduler::Client::new(&aws);
+    // Queues and schedules are the function's own; networks may be reached with a static key.
+    let networks = with_static_credentials(&aws, config.static_credentials_secret_arn.as_deref());
+    let sts = aws_sdk_sts::Client::new(&networks);
     Ok(Containment {
         executor: Executor {
             region: config.region,
             policy: config.policy,
-            accounts: AwsAccounts::new(aws, sts, config.external_id),
+            accounts: AwsAccounts::new(networks, sts, config.external_id),
+            schedules: EventBridgeSchedules::new(scheduler, config.schedules),
             clock: SystemClock,
         },
+        audit: config.audit,
         results: ResultsQueue::new(sqs, config.results_queue_url),
+        metrics: StandardOutput,
     })
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use aws_support::credentials::secret_arn;
 use aws_support::settings::{Settings, SettingsError, queue_url};
 use aws_text::Region;
 
@@ -22,6 +23,8 @@ pub struct Config {
     pub lookback: Lookback,
     /// `STATE_TTL_DAYS`: how long a delivery is remembered
     pub state_ttl: Duration,
+    /// `STATIC_CREDENTIALS_SECRET_ARN`: where a static access key is, for Security Hub
+    pub static_credentials_secret_arn: Option<String>,
 }
 
 /// How far the reading of findings goes back.
@@ -85,23 +88,19 @@ impl Config {
                 _ => Err("expected a whole number of days, 91 or more, for Security Hub keeps findings 90"),
             })
             .unwrap_or(120);
+        let static_credentials_secret_arn = settings.optional("STATIC_CREDENTIALS_SECRET_ARN", secret_arn);
         settings.finish(|| {
-            let mut unique = Vec::new();
-            for region in regions? {
-                if !unique.contains(&region) {
-                    unique.push(region);
-                }
-            }
             Some(Self {
                 findings_queue_url: findings_queue_url?,
                 state_table_name: state_table_name?,
-                regions: unique,
+                regions: regions?,
                 narrowing,
                 lookback: Lookback {
                     overlap,
                     initial: (!initial.is_zero()).then_some(initial),
                 },
                 state_ttl: Duration::from_hours(24 * state_ttl_days),
+                static_credentials_secret_arn,
             })
         })
     }

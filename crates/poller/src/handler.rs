@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use aws_support::metrics::MetricSink;
 use aws_support::{Clock, Deadline};
 use futures::future::join_all;
 use lambda_runtime::Diagnostic;
@@ -17,12 +18,6 @@ use crate::poll::RegionPoll;
 use crate::query::Query;
 use crate::report::{ConnectionReport, PollReport, RegionConnection, RegionError};
 use crate::security_hub::FindingSource;
-
-/// Takes lines of metrics.
-pub trait MetricSink {
-    /// Puts one line.
-    fn put(&self, line: &Value);
-}
 
 /// The function, with what it works on.
 #[derive(Debug)]
@@ -242,6 +237,7 @@ mod tests {
                     initial: None,
                 },
                 state_ttl: Duration::ZERO,
+                static_credentials_secret_arn: None,
                 regions: regions.iter().map(|r| r.parse().unwrap()).collect(),
             },
             source: hub,

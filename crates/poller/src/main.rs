@@ -1,13 +1,13 @@
 //! The poller's Lambda function.
 
-use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use aws_support::credentials::with_static_credentials;
+use aws_support::metrics::StandardOutput;
 use aws_support::{Deadline, SystemClock, sdk};
 use lambda_runtime::{LambdaEvent, run, service_fn, tracing};
 use poller::dynamodb::DynamoLedger;
-use poller::handler::MetricSink;
 use poller::security_hub::SecurityHub;
 use poller::sqs::SqsQueue;
 use poller::{Config, Poller};
@@ -38,24 +38,14 @@ async fn poller() -> anyhow::Result<RealPoller> {
     let config = Config::from_env().context("the settings are not usable")?;
     let aws = sdk::load().await;
     let dynamodb = aws_sdk_dynamodb::Client::new(&aws);
+    // Queue and table are the function's own; Security Hub may be read with a static key.
+    let hubs = with_static_credentials(&aws, config.static_credentials_secret_arn.as_deref());
     Ok(Poller {
-        source: SecurityHub::new(&aws, &config.regions).ok_or_else(|| anyhow!("the SDK has no HTTP client"))?,
+        source: SecurityHub::new(&hubs, &config.regions).ok_or_else(|| anyhow!("the SDK has no HTTP client"))?,
         sink: SqsQueue::new(aws_sdk_sqs::Client::new(&aws), config.findings_queue_url.clone()),
         ledger: DynamoLedger::new(dynamodb, config.state_table_name.clone(), config.state_ttl, SystemClock),
         clock: SystemClock,
         metrics: StandardOutput,
         config,
     })
-}
-
-/// Where CloudWatch Logs finds metrics: a line of its own, in no other format's frame.
-#[derive(Debug)]
-struct StandardOutput;
-
-impl MetricSink for StandardOutput {
-    fn put(&self, line: &Value) {
-        if let Err(error) = writeln!(std::io::stdout().lock(), "{line}") {
-            tracing::warn!(%error, "metrics cannot be written");
-        }
-    }
 }

@@ -1,13 +1,11 @@
 //! Metrics of a poll in CloudWatch's embedded metric format: one line on standard output for each region, from which
 //! CloudWatch Logs makes the metrics ("Specification: Embedded metric format" in the CloudWatch user guide).
 
+use aws_support::metrics::NAMESPACE;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::report::RegionReport;
-
-/// CloudWatch namespace.
-pub const NAMESPACE: &str = "AiSOC/SecurityHub";
 
 /// What is measured beyond the report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,6 @@ use std::collections::{HashMap, HashSet};
 use aws_support::{AwsError, Deadline};
 use serde_json::Value;
 
-use crate::handler::MetricSink;
 use crate::ledger::{DeliveryLedger, Keeping, Kept, ReadingKey};
 
 /// A ledger in memory.
@@ -62,7 +61,7 @@ impl DeliveryLedger for MemoryLedger {
 #[derive(Debug, Default)]
 pub(crate) struct Metrics(pub(crate) RefCell<Vec<Value>>);
 
-impl MetricSink for Metrics {
+impl aws_support::metrics::MetricSink for Metrics {
     fn put(&self, line: &Value) {
         self.0.borrow_mut().push(line.clone());
     }

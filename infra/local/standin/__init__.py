@@ -3,6 +3,10 @@
 What it adds stands in this package and nowhere else:
 
 - `security_hub`: GetFindings with filters, order, paging and "not subscribed"; findings keep their text.
+- `ec2`: dry runs, quotas and errors of network ACL entries; quotas, tags and revocation of security group rules.
+- `scheduler`: errors of EventBridge Scheduler, and all of UpdateSchedule.
 - `sqs`: SendMessage without a count of the whole queue.
-- `front`: faults on demand, a record of the calls, and SQS's refusal of characters outside XML 1.0.
+- `sts`: AssumeRole asks the role's trust policy.
+- `front`: faults and latency on demand, a record of the calls, settings of all modules, and SQS's refusal of characters
+  outside XML 1.0.
 """

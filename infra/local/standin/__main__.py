@@ -9,7 +9,7 @@ import sys
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
-from . import security_hub, sqs
+from . import ec2, scheduler, security_hub, sqs, sts
 from .front import Front
 
 
@@ -21,8 +21,8 @@ class Handler(MotoRequestHandler):
 
 def main(host: str = "127.0.0.1", port: str = "0") -> None:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    security_hub.install()
-    sqs.install()
+    for module in (ec2, scheduler, security_hub, sqs, sts):
+        module.install()
     app = Front(DomainDispatcherApplication(create_backend_app))
     server = make_server(host, int(port), app, threaded=True, request_handler=Handler)
     server.daemon_threads = True

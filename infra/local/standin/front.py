@@ -2,38 +2,55 @@
 
 Its own routes, beside moto's `/moto-api/reset`:
 
-- `GET /standin/calls`: the calls since the last reset, in order.
+- `GET /standin/calls`: the calls since the last reset, in order. `began` and `ended` are their places in the sequence
+  of all beginnings and ends; a call that is under way has not ended.
 - `POST /standin/faults`: a list of faults, see `Fault`.
 - `GET /standin/struck`: the call that a fault with `at` struck, or null. For a fault that hangs, waits for it.
 - `GET /standin/idle`: answers when no call is under way.
-- `POST /standin/settings`: see `security_hub.Settings`.
+- `POST /standin/settings`: an object of fields of `Settings`, here and in `ec2`, `security_hub` and `sts`. Those not
+  named go back to their defaults.
 - `POST /standin/reset`: forgets calls, faults, settings and everything moto holds.
 """
 
 import contextlib
 import io
+import itertools
 import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import parse_qs
 
+from moto.iam.models import get_account_id_from
 from moto.moto_api._internal import moto_api_backend
 from werkzeug.test import run_wsgi_app
 from werkzeug.wrappers import Request, Response
 
-from . import security_hub
+from . import ec2, security_hub, sts
 
 _REST_OPERATIONS = {
     ("securityhub", "POST", "/findings"): "GetFindings",
     ("securityhub", "POST", "/findings/import"): "BatchImportFindings",
     ("securityhub", "POST", "/accounts"): "EnableSecurityHub",
+    ("scheduler", "POST", "/schedules/*"): "CreateSchedule",
+    ("scheduler", "GET", "/schedules/*"): "GetSchedule",
+    ("scheduler", "PUT", "/schedules/*"): "UpdateSchedule",
+    ("scheduler", "DELETE", "/schedules/*"): "DeleteSchedule",
 }
-_QUERY_SERVICES = {"ec2", "sts"}
+_QUERY_SERVICES = {"ec2", "iam", "sts"}
 WsgiApp = Callable[..., Iterable[bytes]]
+
+
+@dataclass
+class Settings:
+    """How AWS behaves, whatever the service."""
+
+    latency_ms: int = 0
+    """Each call waits so long before it is carried out"""
 
 
 class Call:
@@ -44,24 +61,27 @@ class Call:
         # AWS4-HMAC-SHA256 Credential=<key>/<date>/<region>/<service>/aws4_request, ...
         scope = request.headers.get("Authorization", "").partition("Credential=")[2].split(",")[0].split("/")
         self.access_key, _, self.region, self.service, _ = scope if len(scope) == 5 else ("", "", "", "", "")
+        self.account = get_account_id_from(self.access_key)
         target = request.headers.get("X-Amz-Target", "")
         if target:
             self.operation = target.rpartition(".")[2]
         elif self.service in _QUERY_SERVICES:
             self.operation = parse_qs(self.body.decode()).get("Action", [""])[0]
         else:
-            self.operation = _REST_OPERATIONS.get((self.service, request.method, request.path), request.path)
+            paths = (request.path, request.path.rpartition("/")[0] + "/*")
+            names = (_REST_OPERATIONS.get((self.service, request.method, path)) for path in paths)
+            self.operation = next(filter(None, names), request.path)
 
-    def as_dict(self) -> dict[str, str]:
-        return {name: getattr(self, name) for name in ("service", "operation", "region", "access_key")}
+    def as_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("service", "operation", "region", "access_key", "account")}
 
 
 @dataclass
 class Fault:
     """What is to go wrong, and where.
 
-    It strikes calls by `service`, `operation` and `region`, as far as given, `times` times; or, with `at`, the at-th
-    call after it was set, whatever that is.
+    It strikes calls by `service`, `operation`, `region` and `account`, as far as given, `times` times; or, with `at`,
+    the at-th call after it was set, whatever that is, and then others like it until it has struck `times` times.
 
     `effect` is one of:
     - `error`: the answer is the error `code` with HTTP `status`
@@ -76,6 +96,7 @@ class Fault:
     service: str | None = None
     operation: str | None = None
     region: str | None = None
+    account: str | None = None
     at: int | None = None
     times: int = 1
     code: str = ""
@@ -84,8 +105,12 @@ class Fault:
     def strikes(self, call: Call) -> bool:
         if self.at is not None:
             self.at -= 1
-            return self.at == 0
-        wanted = all(getattr(self, name) in (None, getattr(call, name)) for name in ("service", "operation", "region"))
+            if self.at > 0:
+                return False
+            if self.at == 0:
+                self.service, self.operation = call.service, call.operation
+        names = ("service", "operation", "region", "account")
+        wanted = all(getattr(self, name) in (None, getattr(call, name)) for name in names)
         if not wanted or self.times == 0:
             return False
         self.times -= 1
@@ -100,10 +125,12 @@ class Front:
         self._lock = threading.Lock()
         self._idle = threading.Condition()
         self._under_way = 0
-        self._calls: list[dict[str, str]] = []
+        self._calls: list[dict[str, Any]] = []
+        self._moments = itertools.count()
         self._faults: list[Fault] = []
         self._struck: dict[str, Any] | None = None
         self._hanging = threading.Event()
+        self.settings = Settings()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         request = Request(environ)
@@ -114,15 +141,19 @@ class Front:
         call = Call(request)
         environ["wsgi.input"] = io.BytesIO(call.body)
         with self._lock:
-            self._calls.append(call.as_dict())
+            record = {**call.as_dict(), "began": next(self._moments), "ended": None}
+            self._calls.append(record)
             fault = next((fault for fault in self._faults if fault.strikes(call)), None)
-            if fault and fault.at is not None:
+            if fault and fault.at == 0:
                 self._struck = {**call.as_dict(), "body": call.body.decode()}
         with self._idle:
             self._under_way += 1
         try:
+            time.sleep(self.settings.latency_ms / 1000)
             return list(self._answer(call, fault, environ)(environ, start_response))
         finally:
+            with self._lock:
+                record["ended"] = next(self._moments)
             with self._idle:
                 self._under_way -= 1
                 self._idle.notify_all()
@@ -200,16 +231,27 @@ class Front:
                     self._hanging.clear()
                 return Response(status=204)
             case ("POST", "/standin/settings"):
-                security_hub.settings = security_hub.Settings(**json.loads(request.get_data()))
-                return Response(status=204)
+                with self._lock:
+                    unknown = self._set(json.loads(request.get_data()))
+                return Response(f"no such setting: {', '.join(unknown)}", 400) if unknown else Response(status=204)
             case ("POST", "/standin/reset"):
                 with self._lock:
                     self._calls, self._faults, self._struck = [], [], None
-                    security_hub.settings = security_hub.Settings()
+                    self._set({})
                     moto_api_backend.reset()
                 return Response(status=204)
             case _:
                 return Response(status=404)
+
+    def _set(self, values: dict[str, Any]) -> set[str]:
+        """Gives each module its settings; where a name is unknown, returns it and changes nothing."""
+        owners = (self, ec2, security_hub, sts)
+        names = [{field.name for field in fields(owner.settings)} for owner in owners]
+        unknown = values.keys() - set().union(*names)
+        if not unknown:
+            for owner, own in zip(owners, names, strict=True):
+                owner.settings = type(owner.settings)(**{name: values[name] for name in values.keys() & own})
+        return unknown
 
 
 def _json(value: Any) -> Response:
@@ -242,7 +284,7 @@ def _error(call: Call, code: str, status: int) -> Response:
         case "ec2":
             body = f"<Response><Errors>{error}</Errors><RequestID>r</RequestID></Response>"
             return Response(body, status=status, mimetype="text/xml")
-        case "sts":
+        case "iam" | "sts":
             body = f"<ErrorResponse>{error}<RequestId>r</RequestId></ErrorResponse>"
             return Response(body, status=status, mimetype="text/xml")
     body = json.dumps({"__type": code, "message": message})

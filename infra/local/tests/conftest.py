@@ -1,5 +1,6 @@
 """What the integration tests share: one stand-in for AWS for all, empty before each test, and the real binaries."""
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import local
 
 OTHER_ACCOUNT = "444455556666"
+SCHEDULES = {
+    "ACTIONS_QUEUE_ARN": f"arn:aws:sqs:{local.REGION}:{local.ACCOUNT}:actions.fifo",
+    "SCHEDULER_ROLE_ARN": f"arn:aws:iam::{local.ACCOUNT}:role/aisoc-scheduler",
+    "SCHEDULE_GROUP": "aisoc",
+}
 
 
 @pytest.fixture(scope="session")
@@ -65,13 +71,28 @@ def poller(start_poller: Callable[..., local.Function]) -> local.Function:
 
 
 @pytest.fixture
-def containment(start: Callable[..., local.Function], results_queue: str) -> local.Function:
-    return start(
-        "containment",
-        RESULTS_QUEUE_URL=results_queue,
-        ALLOWED_ROLE_ARNS="arn:aws:iam::*:role/aisoc-containment",
-        PROTECTED_CIDRS="192.0.2.0/28",
-    )
+def actions_queue(aws: local.StandIn) -> str:
+    return create_actions_queue(aws)
+
+
+@pytest.fixture
+def start_containment(
+    aws: local.StandIn, start: Callable[..., local.Function], results_queue: str, actions_queue: str
+) -> Callable[..., local.Function]:
+    """Starts a containment function with its queues and schedules; settings are added, or replaced."""
+    aws.client("scheduler").create_schedule_group(Name="aisoc")
+    settings = {
+        "RESULTS_QUEUE_URL": results_queue,
+        "ALLOWED_ROLE_ARNS": "arn:aws:iam::*:role/aisoc-containment",
+        "PROTECTED_CIDRS": "192.0.2.0/28",
+        **SCHEDULES,
+    }
+    return lambda **more: start("containment", **{**settings, **more})
+
+
+@pytest.fixture
+def containment(start_containment: Callable[..., local.Function]) -> local.Function:
+    return start_containment()
 
 
 def asff_samples() -> list[Path]:
@@ -89,13 +110,22 @@ def operations(aws: local.StandIn, service: str) -> list[str]:
     return [call["operation"] for call in aws.calls() if call["service"] == service]
 
 
-def block_list(ec2: Any, tags: dict[str, str] | None = None) -> str:
+def create_actions_queue(aws: local.StandIn) -> str:
+    attributes = {"FifoQueue": "true", "ContentBasedDeduplication": "true"}
+    return aws.client("sqs").create_queue(QueueName="actions.fifo", Attributes=attributes)["QueueUrl"]
+
+
+def default_vpc(ec2: Any) -> str:
+    return ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+
+
+def block_list(ec2: Any, tags: dict[str, str] | None = None, name: str = "blocklist", vpc: str | None = None) -> str:
     """A security group that is enrolled and attached to nothing."""
-    vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+    vpc = vpc or default_vpc(ec2)
     tags = {"aisoc:containment": "blocklist"} if tags is None else tags
     specification = [{"ResourceType": "security-group", "Tags": [{"Key": k, "Value": v} for k, v in tags.items()]}]
     group = ec2.create_security_group(
-        GroupName="blocklist",
+        GroupName=name,
         Description="block list",
         VpcId=vpc,
         **({"TagSpecifications": specification} if tags else {}),
@@ -105,9 +135,75 @@ def block_list(ec2: Any, tags: dict[str, str] | None = None) -> str:
 
 def ingress(ec2: Any, group: str) -> list[tuple[str, str, int, int]]:
     """The group's ingress rules as (source, protocol, first port, last port)."""
-    rules = ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [group]}])["SecurityGroupRules"]
     return sorted(
         (rule.get("CidrIpv4") or rule["CidrIpv6"], rule["IpProtocol"], rule.get("FromPort", -1), rule.get("ToPort", -1))
-        for rule in rules
-        if not rule["IsEgress"]
+        for rule in ingress_rules(ec2, group)
     )
+
+
+def default_acl(ec2: Any, vpc: str | None = None) -> str:
+    filters = [{"Name": "vpc-id", "Values": [vpc or default_vpc(ec2)]}, {"Name": "default", "Values": ["true"]}]
+    return ec2.describe_network_acls(Filters=filters)["NetworkAcls"][0]["NetworkAclId"]
+
+
+def second_acl(ec2: Any) -> str:
+    """Another network ACL of the default VPC, with one of its subnets, that lets all in."""
+    vpc = default_vpc(ec2)
+    acl = ec2.create_network_acl(VpcId=vpc)["NetworkAcl"]["NetworkAclId"]
+    association = ec2.describe_network_acls(NetworkAclIds=[default_acl(ec2)])["NetworkAcls"][0]["Associations"][0]
+    ec2.replace_network_acl_association(AssociationId=association["NetworkAclAssociationId"], NetworkAclId=acl)
+    put_entry(ec2, acl, 100, "0.0.0.0/0", action="allow")
+    return acl
+
+
+def put_entry(ec2: Any, acl: str, number: int, source: str, action: str = "deny", protocol: str = "-1") -> None:
+    """An entry of someone else's."""
+    family = "Ipv6CidrBlock" if ":" in source else "CidrBlock"
+    ec2.create_network_acl_entry(
+        NetworkAclId=acl, RuleNumber=number, Protocol=protocol, RuleAction=action, Egress=False, **{family: source}
+    )
+
+
+def entries(ec2: Any, acl: str) -> list[dict[str, Any]]:
+    """All entries, by number, inbound first."""
+    described = ec2.describe_network_acls(NetworkAclIds=[acl])["NetworkAcls"][0]["Entries"]
+    return sorted(described, key=lambda entry: (entry["Egress"], entry["RuleNumber"]))
+
+
+def denied(ec2: Any, acl: str) -> list[tuple[int, str, str, tuple[int, int] | None]]:
+    """The inbound deny entries before the final *, as (number, source, protocol, ports)."""
+    return [
+        (
+            entry["RuleNumber"],
+            entry.get("CidrBlock") or entry["Ipv6CidrBlock"],
+            entry["Protocol"],
+            (entry["PortRange"]["From"], entry["PortRange"]["To"]) if "PortRange" in entry else None,
+        )
+        for entry in entries(ec2, acl)
+        if entry["RuleAction"] == "deny" and not entry["Egress"] and entry["RuleNumber"] < 32767
+    ]
+
+
+def ingress_rules(ec2: Any, group: str) -> list[dict[str, Any]]:
+    rules = ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [group]}])["SecurityGroupRules"]
+    return [rule for rule in rules if not rule["IsEgress"]]
+
+
+def tags_of(rule: dict[str, Any]) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in rule["Tags"]}
+
+
+def attach(ec2: Any, group: str) -> str:
+    """A network interface with the group."""
+    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    return ec2.create_network_interface(SubnetId=subnet, Groups=[group])["NetworkInterface"]["NetworkInterfaceId"]
+
+
+def results(aws: local.StandIn, queue: str) -> list[dict[str, Any]]:
+    return [json.loads(message["Body"]) for message in local.drain(aws.client("sqs"), queue)]
+
+
+def schedules(aws: local.StandIn) -> list[dict[str, Any]]:
+    scheduler = aws.client("scheduler")
+    listed = scheduler.list_schedules(GroupName=SCHEDULES["SCHEDULE_GROUP"])["Schedules"]
+    return [scheduler.get_schedule(Name=s["Name"], GroupName=s["GroupName"]) for s in listed]

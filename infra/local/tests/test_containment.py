@@ -7,7 +7,18 @@ from typing import Any
 import pytest
 
 import local
-from conftest import OTHER_ACCOUNT, block_list, ingress, operations
+from conftest import (
+    OTHER_ACCOUNT,
+    attach,
+    block_list,
+    default_acl,
+    denied,
+    ingress,
+    ingress_rules,
+    operations,
+    results,
+    tags_of,
+)
 
 EVENT_GROUP = "sg-0123456789abcdef0"  # of the files in events/
 
@@ -28,10 +39,6 @@ def event(group: str) -> Callable[[str], str]:
     return lambda name: local.event(name).replace(EVENT_GROUP, group)
 
 
-def results(aws: local.StandIn, queue: str) -> list[dict[str, Any]]:
-    return [json.loads(message["Body"]) for message in local.drain(aws.client("sqs"), queue)]
-
-
 def writes(aws: local.StandIn) -> list[str]:
     """Calls to EC2 by the function that are no look."""
     setup = {"CreateSecurityGroup", "CreateNetworkInterface"}
@@ -48,19 +55,21 @@ def test_block_and_allow(
 ) -> None:
     blocked = containment.invoke(event("block-ip"))
     assert blocked["status"] == "succeeded"
-    assert (blocked["changed"], blocked["verified"], blocked["enforced"]) == (True, True, False)
+    assert (blocked["changed"], blocked["verified"], blocked["enforced"]) == (True, True, True)
     assert blocked["target"] == "203.0.113.45/32"
     assert ingress(ec2, group) == [("203.0.113.45/32", "tcp", 0, 65535)]
-    (rule,) = [
-        rule
-        for rule in ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [group]}])[
-            "SecurityGroupRules"
-        ]
-        if not rule["IsEgress"]
-    ]
+    acl = default_acl(ec2)
+    assert denied(ec2, acl) == [(1, "203.0.113.45/32", "6", (0, 65535))]
+    (rule,) = ingress_rules(ec2, group)
     assert rule["Description"] == (
-        "aisoc block request_id=5f0c3a52-6b1e-4a6e-9a53-0a8a0c6c9a01 requested_by=ana@example.com"
+        "aisoc block added by request_id=5f0c3a52-6b1e-4a6e-9a53-0a8a0c6c9a01 requested_by=ana@example.com "
+        "expires_at=never; renewals in the tags"
     )
+    assert tags_of(rule) == {
+        "aisoc:request-id": "5f0c3a52-6b1e-4a6e-9a53-0a8a0c6c9a01",
+        "aisoc:requested-by": "ana@example.com",
+        "aisoc:expires-at": "never",
+    }
     vpc = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["VpcId"]
     assert blocked["details"] == {
         "security_group_id": group,
@@ -68,13 +77,16 @@ def test_block_and_allow(
         "vpc_id": vpc,
         "account_id": local.ACCOUNT,
         "region": "us-east-1",
-        "network_acl_entries": [],
+        "network_acl_entries": [{"network_acl_id": acl, "rule_number": 1, "changed": True}],
         "expires_at": None,
     }
 
     allowed = containment.invoke(event("allow-ip"))
     assert (allowed["status"], allowed["changed"], allowed["verified"]) == ("succeeded", True, True)
+    assert allowed["enforced"] is False
+    assert allowed["details"]["network_acl_entries"] == [{"network_acl_id": acl, "rule_number": 1, "changed": True}]
     assert ingress(ec2, group) == []
+    assert denied(ec2, acl) == []
     assert results(aws, results_queue) == [blocked, allowed]
 
 
@@ -87,7 +99,8 @@ def test_the_same_request_again_changes_nothing(
         assert (first["changed"], again["changed"]) == (True, False)
         assert again["verified"] is True
     # EC2 is asked each time, for a look may be older than a change, and says itself that it is already so.
-    assert writes(aws) == ["AuthorizeSecurityGroupIngress"] * 2 + ["RevokeSecurityGroupIngress"] * 2
+    made = ["AuthorizeSecurityGroupIngress", "CreateNetworkAclEntry"]
+    assert writes(aws) == made * 2 + ["DeleteNetworkAclEntry"] + ["RevokeSecurityGroupIngress"] * 2
 
 
 @pytest.mark.parametrize(
@@ -95,6 +108,7 @@ def test_the_same_request_again_changes_nothing(
     [
         ("block-ip-all-members", ("203.0.113.45/32", "tcp", 22, 22)),
         ("block-ip-ipv6", ("2001:db8:ffff::9/128", "tcp", 0, 65535)),
+        ("block-ip-ipv4-mapped", ("203.0.113.45/32", "tcp", 0, 65535)),
         ("block-ip-cidr", ("198.51.100.0/24", "-1", -1, -1)),
     ],
 )
@@ -107,11 +121,16 @@ def test_each_kind_of_target(
     containment: local.Function,
 ) -> None:
     request = json.loads(event(name))
-    assert containment.invoke(request)["verified"] is True
+    answer = containment.invoke(request)
+    assert (answer["verified"], answer["enforced"]) == (True, True)
     assert ingress(ec2, group) == [rule]
+    source, protocol, *ports = rule
+    deny = (1, source, {"tcp": "6"}.get(protocol, protocol), tuple(ports) if protocol == "tcp" else None)
+    assert denied(ec2, default_acl(ec2)) == [deny]
     assert containment.invoke(request)["changed"] is False
     assert containment.invoke({**request, "action": "allow_ip"})["changed"] is True
     assert ingress(ec2, group) == []
+    assert denied(ec2, default_acl(ec2)) == []
 
 
 def test_the_ipv6_block_of_the_events_is_lifted_by_their_allow(
@@ -164,15 +183,25 @@ def test_a_dry_run_looks_and_changes_nothing(
 ) -> None:
     answer = containment.invoke(event("block-ip-dry-run"))
     assert (answer["status"], answer["changed"], answer["error"]) == ("simulated", False, None)
-    assert answer["details"]["planned_steps"] == [f"authorize ingress tcp 0-65535 from 203.0.113.45/32 on {group}"]
+    acl = default_acl(ec2)
+    assert answer["details"]["planned_steps"] == [
+        f"authorize ingress tcp 0-65535 from 203.0.113.45/32 on {group}",
+        f"add deny entry 1 to {acl}: tcp 0-65535 from 203.0.113.45/32",
+    ]
     assert ingress(ec2, group) == []
+    assert denied(ec2, acl) == []
+    # WHEN it is there, a dry run of its end changes nothing either
+    containment.invoke(event("block-ip"))
+    answer = containment.invoke({**json.loads(event("allow-ip")), "dry_run": True})
+    assert (answer["status"], answer["enforced"]) == ("simulated", True)
+    assert [step.split()[0] for step in answer["details"]["planned_steps"]] == ["remove", "revoke"]
+    assert (len(ingress(ec2, group)), len(denied(ec2, acl))) == (1, 1)
 
 
 def test_a_group_that_is_attached_gets_no_rule(
     aws: local.StandIn, ec2: Any, group: str, event: Callable[[str], str], containment: local.Function
 ) -> None:
-    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
-    interface = ec2.create_network_interface(SubnetId=subnet, Groups=[group])["NetworkInterface"]["NetworkInterfaceId"]
+    interface = attach(ec2, group)
     answer = containment.invoke(event("block-ip"))
     assert (answer["status"], answer["error"]["code"]) == ("rejected", "group_in_use")
     assert interface in answer["error"]["message"]
@@ -202,11 +231,25 @@ def test_a_default_group_gets_no_rule(aws: local.StandIn, ec2: Any, containment:
 def test_a_check_that_cannot_be_made_changes_nothing(
     aws: local.StandIn, event: Callable[[str], str], containment: local.Function
 ) -> None:
-    for operation in ("DescribeSecurityGroups", "DescribeSecurityGroupRules", "DescribeNetworkInterfaces"):
+    for operation in (
+        "DescribeSecurityGroups",
+        "DescribeSecurityGroupRules",
+        "DescribeNetworkInterfaces",
+        "DescribeNetworkAcls",
+        "DescribeVpcs",
+    ):
         aws.fail({"service": "ec2", "operation": operation, "code": "UnauthorizedOperation", "status": 403})
         answer = containment.invoke(event("block-ip"))
         assert (answer["status"], answer["error"]["code"]) == ("failed", "access_denied")
         assert f"ec2:{operation}" in answer["error"]["remedy"]
+        aws.fail({"service": "ec2", "operation": operation, "code": "RequestLimitExceeded", "status": 503, "times": 4})
+        answer = containment.invoke(event("block-ip"))
+        assert (answer["status"], answer["error"]["code"], answer["error"]["retryable"]) == (
+            "failed",
+            "throttled",
+            True,
+        )
+        aws.fail()
     assert writes(aws) == []
 
 
@@ -237,7 +280,10 @@ def test_a_check_that_cannot_be_made_changes_nothing(
         ("bad-target-too-wide", "protected_target", "wider than /24"),
         ("bad-role", "role_not_allowed", "matches none of ALLOWED_ROLE_ARNS"),
         ("bad-expiry", "invalid_request", "params.expires_after_seconds must be a whole number from 60 to 31536000"),
-        ("bad-expiry-unsupported", "expiry_not_configured", "params.expires_after_seconds"),
+        ("bad-target-zone", "invalid_request", "target must be an address without a zone id"),
+        ("bad-target-everything", "protected_target", "wider than /24"),
+        ("bad-network-acl-id", "invalid_request", "params.aws_network_acl_ids must be an array of network ACL ids"),
+        ("bad-block-bound-to-a-block", "invalid_request", "only_if_blocked_by must be left out of a BLOCK_IP"),
     ],
 )
 def test_a_bad_request_is_answered_with_what_to_change_and_calls_nothing(

@@ -1,0 +1,196 @@
+"""At every call of a request: the function is killed, or the call goes wrong. What is put into a network is on record
+all the time, and once the request comes again everything is as it asked, as if nothing had happened.
+
+Each request is carried out once undisturbed, to count its calls and to see what it leads to. Then, for every n, it is
+carried out anew, the n-th call is struck, and the request is delivered again.
+"""
+
+import json
+from typing import Any
+
+import pytest
+
+import local
+from conftest import (
+    SCHEDULES,
+    block_list,
+    create_actions_queue,
+    default_acl,
+    denied,
+    ingress_rules,
+    results,
+    schedules,
+    second_acl,
+    tags_of,
+)
+
+TARGET = "203.0.113.45"
+
+
+def request(request_id: str, action: str, **more: Any) -> dict[str, Any]:
+    return {"request_id": request_id, "action": action, "target": TARGET, **more}
+
+
+EXPIRING = {"expires_after_seconds": 3600}
+# What was done before, then the request, each with its parameters.
+HISTORIES: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
+    "a block": [(request("r-1", "BLOCK_IP"), {})],
+    "a block that ends": [(request("r-1", "BLOCK_IP"), EXPIRING)],
+    "a block again, without an end": [(request("r-1", "BLOCK_IP"), EXPIRING), (request("r-2", "BLOCK_IP"), {})],
+    "a lift": [(request("r-1", "BLOCK_IP"), EXPIRING), (request("r-2", "ALLOW_IP"), {})],
+    "the end of a block": [
+        (request("r-1", "BLOCK_IP"), EXPIRING),
+        (request("expiry:r-1", "ALLOW_IP", only_if_blocked_by="r-1"), {}),
+    ],
+}
+
+
+class Scene:
+    """An AWS with a block list in a VPC with two network ACLs, and a history."""
+
+    def __init__(self, aws: local.StandIn, history: list[tuple[dict[str, Any], dict[str, Any]]]):
+        self.aws = aws
+        aws.reset()
+        self.ec2 = aws.client("ec2")
+        self.group = block_list(self.ec2)
+        self.acls = [default_acl(self.ec2), second_acl(self.ec2)]
+        self.results_queue = aws.client("sqs").create_queue(QueueName="results")["QueueUrl"]
+        create_actions_queue(aws)
+        aws.client("scheduler").create_schedule_group(Name=SCHEDULES["SCHEDULE_GROUP"])
+        self.requests = [
+            {**body, "params": {**params, "aws_security_group_id": self.group}} for body, params in history
+        ]
+        self.environment = {"AWS_ENDPOINT_URL": aws.url, "RESULTS_QUEUE_URL": self.results_queue, **SCHEDULES}
+
+    def containment(self) -> local.Function:
+        return local.Function(local.binary("containment"), self.environment)
+
+    def event(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The message as the actions queue delivers it, each time again."""
+        message = {
+            "MessageId": f"m-{body['request_id']}",
+            "ReceiptHandle": "r",
+            "Body": json.dumps(body),
+            "MD5OfBody": "",
+            "Attributes": {"MessageGroupId": self.group},
+        }
+        return local.as_sqs_event([message])
+
+    def prepare(self, containment: local.Function) -> dict[str, Any]:
+        """Everything before the request, and the event of the request."""
+        *earlier, last = self.requests
+        for body in earlier:
+            assert containment.invoke(self.event(body)) == {"batchItemFailures": []}
+        results(self.aws, self.results_queue)
+        return self.event(last)
+
+    def state(self, with_ends: bool = True) -> dict[str, Any]:
+        """What there is, without ids and times; `with_ends`, the schedules too."""
+        rules = ingress_rules(self.ec2, self.group)
+        state: dict[str, Any] = {
+            "rules": [(rule["CidrIpv4"], tags_of(rule)["aisoc:request-id"]) for rule in rules],
+            "denied": [denied(self.ec2, acl) for acl in self.acls],
+        }
+        if not with_ends:
+            return state
+        found = schedules(self.aws)
+        # The rule says of itself when its schedule runs.
+        ends = [f"at({tags_of(rule)['aisoc:expires-at'].removesuffix('Z')})" for rule in rules]
+        assert [schedule["ScheduleExpression"] for schedule in found] == [end for end in ends if end != "at(never)"]
+        ends = [json.loads(schedule["Target"]["Input"])["only_if_blocked_by"] for schedule in found]
+        return {**state, "ends": ends}
+
+    def assert_on_record(self) -> None:
+        if any(denied(self.ec2, acl) for acl in self.acls):
+            assert ingress_rules(self.ec2, self.group)
+
+    def deliver_again(self, event: dict[str, Any], expected: dict[str, Any]) -> None:
+        """Until it is done with, as the queue does."""
+        results(self.aws, self.results_queue)
+        with self.containment() as containment:
+            for _ in range(3):
+                if containment.invoke(event) == {"batchItemFailures": []}:
+                    break
+            else:
+                pytest.fail("the message is handed back again and again")
+        assert self.state() == expected
+        (result,) = results(self.aws, self.results_queue)
+        assert (result["status"], result["verified"]) == ("succeeded", True)
+        assert result["enforced"] is bool(expected["rules"])
+
+
+HISTORY = pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES.keys())
+
+
+def undisturbed(aws: local.StandIn, history: list[tuple[dict[str, Any], dict[str, Any]]]) -> tuple[int, dict[str, Any]]:
+    """The calls that the request takes, and what it leads to."""
+    scene = Scene(aws, history)
+    with scene.containment() as containment:
+        event = scene.prepare(containment)
+        before = len(aws.calls())
+        assert containment.invoke(event) == {"batchItemFailures": []}
+    calls = [call["operation"] for call in aws.calls()[before:]]
+    assert {"DescribeSecurityGroups", "DescribeNetworkAcls", "SendMessage"} <= set(calls)
+    blocks = scene.requests[-1]["action"] == "BLOCK_IP"
+    assert {"AuthorizeSecurityGroupIngress" if blocks else "RevokeSecurityGroupIngress"} <= set(calls)
+    state = scene.state()
+    assert [bool(state["rules"]), *map(bool, state["denied"])] == [blocks] * 3
+    return len(calls), state
+
+
+@HISTORY
+@pytest.mark.parametrize("effect", ["hang", "hang-after"], ids=["before the call is carried out", "before its answer"])
+def test_killed_at_every_call(
+    effect: str, history: list[tuple[dict[str, Any], dict[str, Any]]], running_stand_in: local.StandIn
+) -> None:
+    calls, expected = undisturbed(running_stand_in, history)
+    for n in range(1, calls + 1):
+        scene = Scene(running_stand_in, history)
+        with scene.containment() as containment:
+            event = scene.prepare(containment)
+            scene.aws.fail({"at": n, "effect": effect})
+            invocation = containment.start_invocation(event)
+            assert scene.aws.struck(), f"call {n}"
+            containment.kill()
+            invocation.join()
+        scene.aws.wait_until_idle()
+        scene.aws.fail()
+        scene.assert_on_record()
+        scene.deliver_again(event, expected)
+
+
+FAULTS: dict[str, dict[str, Any]] = {
+    "throttled": {"code": "RequestLimitExceeded", "status": 503, "times": 4},  # more often than the SDK tries
+    "access denied": {"code": "AccessDeniedException", "status": 403},
+    "expired token": {"code": "ExpiredTokenException", "status": 403},
+    "answer lost": {"effect": "lose"},
+}
+
+
+@HISTORY
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_at_every_call(
+    fault: dict[str, Any], history: list[tuple[dict[str, Any], dict[str, Any]]], running_stand_in: local.StandIn
+) -> None:
+    calls, expected = undisturbed(running_stand_in, history)
+    for n in range(1, calls + 1):
+        scene = Scene(running_stand_in, history)
+        with scene.containment() as containment:
+            event = scene.prepare(containment)
+            scene.aws.fail({"at": n, **fault})
+            handed_back = containment.invoke(event)["batchItemFailures"]
+            struck = scene.aws.struck()
+        assert struck, f"call {n}"
+        scene.aws.fail()
+        scene.assert_on_record()
+        answers = results(scene.aws, scene.results_queue)
+        # Either there is an answer, or the message comes again; where the answer's own confirmation was lost, both.
+        assert len(answers) + len(handed_back) == 1 or struck["operation"] == "SendMessage"
+        # Nobody is told of a block that is not there, or of a lift that is not made.
+        for answer in answers:
+            if answer["verified"]:
+                # A schedule that may not be deleted is left over, and changes nothing when it comes.
+                is_left_over = struck["operation"] == "DeleteSchedule"
+                wanted = {name: value for name, value in expected.items() if name != "ends" or not is_left_over}
+                assert scene.state(with_ends=not is_left_over) == wanted, f"call {n}, {struck['operation']}"
+        scene.deliver_again(event, expected)

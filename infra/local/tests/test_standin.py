@@ -1,0 +1,459 @@
+"""What the stand-in adds to moto, seen with boto3."""
+
+import json
+import time
+import urllib.error
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+import local
+from conftest import OTHER_ACCOUNT, block_list, ingress
+
+FUNCTION_ROLE = f"arn:aws:iam::{local.ACCOUNT}:role/aisoc-containment-function"
+TARGET_ROLE = f"arn:aws:iam::{OTHER_ACCOUNT}:role/aisoc-containment"
+
+
+@pytest.fixture
+def ec2(aws: local.StandIn) -> Any:
+    return aws.client("ec2")
+
+
+@pytest.fixture
+def acl(ec2: Any) -> str:
+    """The ACL of the default VPC."""
+    return ec2.describe_network_acls()["NetworkAcls"][0]["NetworkAclId"]
+
+
+@pytest.fixture
+def scheduler(aws: local.StandIn) -> Any:
+    return aws.client("scheduler")
+
+
+def refusal(call: Callable[..., Any], *args: Any, **more: Any) -> tuple[str, int]:
+    """The error's code and HTTP status."""
+    with pytest.raises(ClientError) as error:
+        call(*args, **more)
+    return error.value.response["Error"]["Code"], error.value.response["ResponseMetadata"]["HTTPStatusCode"]
+
+
+def deny(ec2: Any, acl: str, number: int, cidr: str = "203.0.113.45/32", **more: Any) -> None:
+    family = "Ipv6CidrBlock" if ":" in cidr else "CidrBlock"
+    entry = {"NetworkAclId": acl, "RuleNumber": number, "Protocol": "-1", "RuleAction": "deny", "Egress": False}
+    ec2.create_network_acl_entry(**{**entry, family: cidr, **more})
+
+
+def entries(ec2: Any, acl: str) -> list[dict[str, Any]]:
+    return ec2.describe_network_acls(NetworkAclIds=[acl])["NetworkAcls"][0]["Entries"]
+
+
+def numbers(ec2: Any, acl: str, egress: bool = False) -> list[int]:
+    return sorted(entry["RuleNumber"] for entry in entries(ec2, acl) if entry["Egress"] is egress)
+
+
+def permission(cidr: str, port: int = 22, **more: str) -> dict[str, Any]:
+    ranges = {"Ipv6Ranges": [{"CidrIpv6": cidr, **more}]} if ":" in cidr else {"IpRanges": [{"CidrIp": cidr, **more}]}
+    return {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, **ranges}
+
+
+def authorize(ec2: Any, group: str, *permissions: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
+    answer = ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=permissions, **more)
+    return answer["SecurityGroupRules"]
+
+
+class TestNetworkAcls:
+    def test_entries_come_back_as_they_were_given(self, ec2: Any, acl: str) -> None:
+        ports = {"From": 0, "To": 65535}
+        deny(ec2, acl, 1, Protocol="6", PortRange=ports)
+        deny(ec2, acl, 2, "2001:db8::9/128", Protocol="17", PortRange=ports)
+        deny(ec2, acl, 3, "2001:db8::/32")
+        common = {"Egress": False, "RuleAction": "deny"}
+        assert [entry for entry in entries(ec2, acl) if entry["RuleNumber"] < 4] == [
+            {**common, "RuleNumber": 1, "Protocol": "6", "CidrBlock": "203.0.113.45/32", "PortRange": ports},
+            {**common, "RuleNumber": 2, "Protocol": "17", "Ipv6CidrBlock": "2001:db8::9/128", "PortRange": ports},
+            {**common, "RuleNumber": 3, "Protocol": "-1", "Ipv6CidrBlock": "2001:db8::/32"},
+        ]
+
+    def test_a_dry_run_changes_nothing(self, ec2: Any, acl: str) -> None:
+        deny(ec2, acl, 1)
+        before = entries(ec2, acl)
+        place = {"NetworkAclId": acl, "RuleNumber": 1, "Egress": False, "DryRun": True}
+        replaced = {**place, "Protocol": "6", "RuleAction": "allow", "CidrBlock": "0.0.0.0/0"}
+        assert refusal(deny, ec2, acl, 2, DryRun=True) == ("DryRunOperation", 412)
+        assert refusal(ec2.delete_network_acl_entry, **place) == ("DryRunOperation", 412)
+        assert refusal(ec2.replace_network_acl_entry, **replaced) == ("DryRunOperation", 412)
+        assert entries(ec2, acl) == before
+
+    def test_what_is_not_there(self, ec2: Any, acl: str) -> None:
+        place = {"NetworkAclId": acl, "RuleNumber": 1, "Egress": False}
+        content = {"Protocol": "6", "RuleAction": "allow", "CidrBlock": "0.0.0.0/0"}
+        no_entry = ("InvalidNetworkAclEntry.NotFound", 400)
+        assert refusal(ec2.delete_network_acl_entry, **place) == no_entry
+        assert refusal(ec2.replace_network_acl_entry, **place, **content) == no_entry
+        unknown = "acl-0123456789abcdef0"
+        no_acl = ("InvalidNetworkAclID.NotFound", 400)
+        assert refusal(deny, ec2, unknown, 1) == no_acl
+        assert refusal(ec2.delete_network_acl_entry, **{**place, "NetworkAclId": unknown}) == no_acl
+        assert refusal(ec2.describe_network_acls, NetworkAclIds=[unknown]) == no_acl
+
+    def test_a_number_is_taken_for_both_families_of_its_direction(self, ec2: Any, acl: str) -> None:
+        deny(ec2, acl, 1)
+        assert refusal(deny, ec2, acl, 1, "2001:db8::9/128") == ("NetworkAclEntryAlreadyExists", 400)
+        deny(ec2, acl, 1, Egress=True)
+
+    @pytest.mark.parametrize("number", [0, 32767, 32768])
+    def test_a_number_out_of_range(self, number: int, ec2: Any, acl: str) -> None:
+        assert refusal(deny, ec2, acl, number) == ("InvalidParameterValue", 400)
+
+    def test_of_many_calls_at_once_one_gets_the_number(self, ec2: Any, acl: str) -> None:
+        def attempt(_: int) -> str:
+            try:
+                deny(ec2, acl, 1)
+            except ClientError as error:
+                return error.response["Error"]["Code"]
+            return "created"
+
+        with ThreadPoolExecutor(8) as pool:
+            answers = sorted(pool.map(attempt, range(8)))
+        assert answers == ["NetworkAclEntryAlreadyExists"] * 7 + ["created"]
+
+    def test_the_quota_is_that_of_a_direction_and_family(self, ec2: Any, acl: str) -> None:
+        # Number 100 is there from the start, and the final refusal counts.
+        for number in range(1, 19):
+            deny(ec2, acl, number)
+        full = ("NetworkAclEntryLimitExceeded", 400)
+        assert refusal(deny, ec2, acl, 19) == full
+        deny(ec2, acl, 19, Egress=True)
+        for number in range(19, 38):
+            deny(ec2, acl, number, "2001:db8::9/128")
+        assert refusal(deny, ec2, acl, 38, "2001:db8::9/128") == full
+        ec2.delete_network_acl_entry(NetworkAclId=acl, RuleNumber=1, Egress=False)
+        deny(ec2, acl, 38)
+
+    def test_the_quota_is_a_setting(self, aws: local.StandIn, ec2: Any, acl: str) -> None:
+        aws.settings(acl_entries=3)
+        deny(ec2, acl, 1)
+        assert refusal(deny, ec2, acl, 2) == ("NetworkAclEntryLimitExceeded", 400)
+        aws.settings()
+        deny(ec2, acl, 2)
+
+    def test_an_acl_ends_with_a_refusal_for_each_family_of_its_vpc(self, ec2: Any, acl: str) -> None:
+        assert numbers(ec2, acl) == numbers(ec2, acl, egress=True) == [100, 32767]
+        vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16", AmazonProvidedIpv6CidrBlock=True)["Vpc"]["VpcId"]
+        filters = [{"Name": "vpc-id", "Values": [vpc]}]
+        (default,) = ec2.describe_network_acls(Filters=filters)["NetworkAcls"]
+        assert numbers(ec2, default["NetworkAclId"]) == [100, 101, 32767, 32768]
+        assert {
+            "Egress": False,
+            "Protocol": "-1",
+            "RuleNumber": 32768,
+            "RuleAction": "deny",
+            "Ipv6CidrBlock": "::/0",
+        } in (default["Entries"])
+        own = ec2.create_network_acl(VpcId=vpc)["NetworkAcl"]["NetworkAclId"]
+        assert numbers(ec2, own) == numbers(ec2, own, egress=True) == [32767, 32768]
+
+    def test_a_subnet_that_is_gone_is_not_associated(self, ec2: Any, acl: str) -> None:
+        def associated() -> set[str]:
+            (found,) = ec2.describe_network_acls(NetworkAclIds=[acl])["NetworkAcls"]
+            return {association["SubnetId"] for association in found["Associations"]}
+
+        subnets = {subnet["SubnetId"] for subnet in ec2.describe_subnets()["Subnets"]}
+        assert associated() == subnets
+        gone = subnets.pop()
+        ec2.delete_subnet(SubnetId=gone)
+        assert associated() == subnets
+
+
+class TestSecurityGroups:
+    @pytest.fixture
+    def group(self, ec2: Any) -> str:
+        return block_list(ec2)
+
+    def test_tags_of_a_rule_are_shown_and_renewed(self, ec2: Any, group: str) -> None:
+        tags = [{"ResourceType": "security-group-rule", "Tags": [{"Key": "owner", "Value": "first"}]}]
+        (rule,) = authorize(
+            ec2, group, permission("203.0.113.45/32", Description="a description"), TagSpecifications=tags
+        )
+        assert (rule["Tags"], rule["Description"]) == ([{"Key": "owner", "Value": "first"}], "a description")
+        ec2.create_tags(Resources=[rule["SecurityGroupRuleId"]], Tags=[{"Key": "owner", "Value": "second"}])
+        ids = [rule["SecurityGroupRuleId"]]
+        (shown,) = ec2.describe_security_group_rules(SecurityGroupRuleIds=ids)["SecurityGroupRules"]
+        assert shown["Tags"] == [{"Key": "owner", "Value": "second"}]
+
+    def test_a_rule_that_is_not_there_takes_no_tags(self, ec2: Any, group: str) -> None:
+        (rule,) = authorize(ec2, group, permission("203.0.113.45/32"))
+        ids = [rule["SecurityGroupRuleId"]]
+        ec2.revoke_security_group_ingress(GroupId=group, SecurityGroupRuleIds=ids)
+        tags = [{"Key": "owner", "Value": "nobody"}]
+        assert refusal(ec2.create_tags, Resources=ids, Tags=tags) == ("InvalidSecurityGroupRuleId.NotFound", 400)
+
+    def test_the_answer_names_the_rules_of_every_permission(self, ec2: Any, group: str) -> None:
+        rules = authorize(ec2, group, permission("203.0.113.45/32"), permission("2001:db8::9/128"))
+        shown = ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [group]}])
+        assert [rule["SecurityGroupRuleId"] for rule in rules] == [
+            rule["SecurityGroupRuleId"] for rule in shown["SecurityGroupRules"] if not rule["IsEgress"]
+        ]
+
+    def test_the_quota_is_that_of_a_family(self, ec2: Any, group: str) -> None:
+        full = ("RulesPerSecurityGroupLimitExceeded", 400)
+        for cidr in ("203.0.113.45/32", "2001:db8::9/128"):
+            authorize(ec2, group, *(permission(cidr, port) for port in range(60)))
+            assert refusal(authorize, ec2, group, permission(cidr, 60)) == full
+        assert len(ingress(ec2, group)) == 120
+
+    def test_the_answer_names_what_was_revoked(self, ec2: Any, group: str) -> None:
+        rules = authorize(ec2, group, permission("203.0.113.45/32"), permission("2001:db8::9/128"))
+        by_id = {"SecurityGroupRuleIds": [rules[0]["SecurityGroupRuleId"]]}
+        by_content = {"IpPermissions": [permission("2001:db8::9/128")]}
+        for rule, what in zip(rules, (by_id, by_content), strict=True):
+            answer = ec2.revoke_security_group_ingress(GroupId=group, **what)
+            (revoked,) = answer["RevokedSecurityGroupRules"]
+            assert revoked["SecurityGroupRuleId"] == rule["SecurityGroupRuleId"]
+            assert (answer["Return"], answer["UnknownIpPermissions"]) == (True, [])
+        assert ingress(ec2, group) == []
+
+    def test_to_revoke_what_is_not_there(self, aws: local.StandIn, ec2: Any, group: str) -> None:
+        authorize(ec2, group, permission("2001:db8::9/128"))
+
+        def revoke(**what: Any) -> dict[str, Any]:
+            return ec2.revoke_security_group_ingress(GroupId=group, **what)
+
+        by_id = {"SecurityGroupRuleIds": ["sgr-0123456789abcdef0"]}
+        by_content = {"IpPermissions": [permission("203.0.113.45/32")]}
+        assert refusal(revoke, **by_content) == ("InvalidPermission.NotFound", 400)
+        assert refusal(revoke, **by_id) == ("InvalidSecurityGroupRuleId.NotFound", 400)
+        # WHEN EC2 answers as in a default VPC
+        aws.settings(revoke_unknown=True)
+        answer = revoke(**by_content)
+        (unknown,) = answer["UnknownIpPermissions"]
+        assert {name: value for name, value in unknown.items() if value} == permission("203.0.113.45/32")
+        assert (answer["Return"], answer["RevokedSecurityGroupRules"]) == (True, [])
+        assert refusal(revoke, **by_id) == ("InvalidSecurityGroupRuleId.NotFound", 400)
+        assert len(ingress(ec2, group)) == 1
+
+
+def trust(principal: Any, condition: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    statement = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": principal, **more}
+    return {**statement, "Condition": condition} if condition else statement
+
+
+def create_role(
+    aws: local.StandIn, *statements: dict[str, Any], name: str = "aisoc-containment", path: str = "/"
+) -> str:
+    """In the other account."""
+    policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
+    iam = aws.client("iam", credentials=aws.account(OTHER_ACCOUNT))
+    return iam.create_role(RoleName=name, Path=path, AssumeRolePolicyDocument=policy)["Role"]["Arn"]
+
+
+def assume(aws: local.StandIn, role: str = TARGET_ROLE, credentials: Any = None, **more: Any) -> dict[str, str]:
+    sts = aws.client("sts", credentials=credentials)
+    return sts.assume_role(RoleArn=role, RoleSessionName="session", **more)["Credentials"]
+
+
+class TestAssumeRole:
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            trust({"AWS": FUNCTION_ROLE}),
+            trust({"AWS": ["arn:aws:iam::999988887777:root", f"arn:aws:iam::{local.ACCOUNT}:root"]}),
+            trust({"AWS": local.ACCOUNT}, Action=["sts:TagSession", "sts:AssumeRole"]),
+            trust("*", {"StringEquals": {"aws:PrincipalArn": FUNCTION_ROLE}}),
+            trust({"AWS": "*"}, {"ArnLike": {"aws:PrincipalArn": [f"arn:aws:iam::{local.ACCOUNT}:role/aisoc-*"]}}),
+            trust({"AWS": "*"}, {"ArnEquals": {"AWS:principalarn": FUNCTION_ROLE}}),
+            trust({"AWS": FUNCTION_ROLE}, {"StringEquals": {"sts:ExternalId": ["soc-1", "soc-2"]}}),
+        ],
+    )
+    def test_a_role_that_trusts_the_caller(self, statement: dict[str, Any], aws: local.StandIn) -> None:
+        create_role(aws, statement)
+        credentials = assume(aws, ExternalId="soc-2")
+        assert aws.client("sts", credentials=credentials).get_caller_identity()["Account"] == OTHER_ACCOUNT
+
+    @pytest.mark.parametrize(
+        "statements",
+        [
+            [],
+            [trust({"AWS": f"arn:aws:iam::{local.ACCOUNT}:role/other"})],
+            [trust({"AWS": f"arn:aws:iam::{OTHER_ACCOUNT}:root"})],
+            [trust({"Service": "lambda.amazonaws.com"})],
+            [trust({"AWS": FUNCTION_ROLE}, Action="sts:TagSession")],
+            [trust({"AWS": FUNCTION_ROLE}, {"StringEquals": {"sts:ExternalId": "other"}})],
+            [trust({"AWS": "*"}, {"ArnLike": {"aws:PrincipalArn": "arn:aws:iam::*:role/other"}})],
+            [trust({"AWS": "*"}, {"ArnLike": {"aws:PrincipalArn": "arn:*"}})],
+            [trust({"AWS": FUNCTION_ROLE}, {"Bool": {"aws:MultiFactorAuthPresent": "false"}})],
+            [trust({"AWS": FUNCTION_ROLE}, {"StringEquals": {"aws:PrincipalOrgID": "o-1"}})],
+            [trust({"AWS": FUNCTION_ROLE}), trust({"AWS": FUNCTION_ROLE}, Effect="Deny")],
+        ],
+    )
+    def test_a_role_that_does_not(self, statements: list[dict[str, Any]], aws: local.StandIn) -> None:
+        create_role(aws, *statements)
+        with pytest.raises(ClientError) as error:
+            assume(aws, ExternalId="soc-2")
+        assert error.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+        assert error.value.response["Error"]["Code"] == "AccessDenied"
+        assert error.value.response["Error"]["Message"] == (
+            f"User: {FUNCTION_ROLE} is not authorized to perform: sts:AssumeRole on resource: {TARGET_ROLE}"
+        )
+
+    def test_an_external_id_that_is_not_given(self, aws: local.StandIn) -> None:
+        create_role(aws, trust({"AWS": FUNCTION_ROLE}, {"StringEquals": {"sts:ExternalId": "soc-1"}}))
+        assert refusal(assume, aws) == ("AccessDenied", 403)
+
+    def test_the_path_is_part_of_a_role(self, aws: local.StandIn) -> None:
+        role = create_role(aws, trust({"AWS": FUNCTION_ROLE}), path="/security/")
+        assume(aws, role)
+        assert refusal(assume, aws, TARGET_ROLE) == ("AccessDenied", 403)
+
+    def test_a_role_that_does_not_exist(self, aws: local.StandIn) -> None:
+        assume(aws)
+        aws.settings(roles_must_exist=True)
+        assert refusal(assume, aws) == ("AccessDenied", 403)
+        assert aws.account(OTHER_ACCOUNT)["AccessKeyId"]
+
+    def test_the_caller_is_a_setting_or_an_assumed_role(self, aws: local.StandIn) -> None:
+        create_role(aws, trust({"AWS": FUNCTION_ROLE}))
+        next_role = create_role(aws, trust({"AWS": TARGET_ROLE}), name="next")
+        credentials = assume(aws)
+        assume(aws, next_role, credentials)
+        assert refusal(assume, aws, next_role) == ("AccessDenied", 403)
+        aws.settings(caller_arn=TARGET_ROLE)
+        assume(aws, next_role)
+
+    def test_what_is_no_role(self, aws: local.StandIn) -> None:
+        assert refusal(assume, aws, "arn:aws:iam::444455556666:user/someone") == ("ValidationError", 400)
+
+
+QUEUE_ARN = f"arn:aws:sqs:{local.REGION}:{local.ACCOUNT}:actions.fifo"
+SCHEDULE = {
+    "Name": "expiry",
+    "ScheduleExpression": "at(2030-01-01T00:00:00)",
+    "FlexibleTimeWindow": {"Mode": "OFF"},
+    "ActionAfterCompletion": "DELETE",
+    "Target": {
+        "Arn": QUEUE_ARN,
+        "RoleArn": f"arn:aws:iam::{local.ACCOUNT}:role/expiry",
+        "Input": '{"action": "ALLOW_IP"}',
+        "SqsParameters": {"MessageGroupId": "sg-1"},
+    },
+}
+
+
+class TestScheduler:
+    def test_a_name_is_taken(self, scheduler: Any) -> None:
+        scheduler.create_schedule(**SCHEDULE)
+        assert refusal(scheduler.create_schedule, **SCHEDULE) == ("ConflictException", 409)
+
+    def test_a_group_that_is_not_there(self, scheduler: Any) -> None:
+        not_found = ("ResourceNotFoundException", 404)
+        assert refusal(scheduler.create_schedule, **SCHEDULE, GroupName="expiries") == not_found
+        scheduler.create_schedule_group(Name="expiries")
+        scheduler.create_schedule(**SCHEDULE, GroupName="expiries")
+        assert scheduler.get_schedule(Name="expiry", GroupName="expiries")["GroupName"] == "expiries"
+
+    def test_an_update_replaces_all_of_a_schedule(self, scheduler: Any) -> None:
+        scheduler.create_schedule(**{**SCHEDULE, "ActionAfterCompletion": "NONE", "State": "DISABLED"})
+        scheduler.update_schedule(**SCHEDULE)
+        schedule = scheduler.get_schedule(Name="expiry")
+        assert (schedule["ActionAfterCompletion"], schedule["State"]) == ("DELETE", "ENABLED")
+        assert schedule["Target"]["SqsParameters"] == {"MessageGroupId": "sg-1"}
+        scheduler.update_schedule(**{n: v for n, v in SCHEDULE.items() if n != "ActionAfterCompletion"})
+        assert scheduler.get_schedule(Name="expiry")["ActionAfterCompletion"] == "NONE"
+
+    @pytest.mark.parametrize("after", ["DELETE", "NONE"])
+    def test_fire(self, after: str, aws: local.StandIn, scheduler: Any) -> None:
+        sqs = aws.client("sqs")
+        attributes = {"FifoQueue": "true", "ContentBasedDeduplication": "true"}
+        queue = sqs.create_queue(QueueName="actions.fifo", Attributes=attributes)["QueueUrl"]
+        scheduler.create_schedule_group(Name="expiries")
+        schedule = {**SCHEDULE, "ActionAfterCompletion": after, "GroupName": "expiries"}
+        scheduler.create_schedule(**schedule)
+        aws.fire("expiry", group="expiries")
+        (message,) = local.drain(sqs, queue)
+        assert (message["Body"], message["Attributes"]["MessageGroupId"]) == ('{"action": "ALLOW_IP"}', "sg-1")
+        assert len(scheduler.list_schedules()["Schedules"]) == (after == "NONE")
+
+
+class TestFront:
+    def test_settings_are_set_all_at_once_or_not_at_all(self, aws: local.StandIn, ec2: Any, acl: str) -> None:
+        aws.settings(page_size=3, acl_entries=2, latency_ms=1)
+        with pytest.raises(urllib.error.HTTPError) as error:
+            aws.settings(acl_entries=20, acl_entry=20)
+        assert (error.value.code, error.value.read()) == (400, b"no such setting: acl_entry")
+        assert refusal(deny, ec2, acl, 1) == ("NetworkAclEntryLimitExceeded", 400)
+        aws.settings(page_size=3)
+        deny(ec2, acl, 1)
+
+    def test_a_reset_takes_back_settings(self, aws: local.StandIn) -> None:
+        aws.settings(roles_must_exist=True)
+        aws.reset()
+        assume(aws)
+
+    def test_latency(self, aws: local.StandIn, ec2: Any) -> None:
+        aws.settings(latency_ms=300)
+        started = time.monotonic()
+        ec2.describe_vpcs()
+        assert time.monotonic() - started >= 0.3
+
+    def test_calls_at_once_and_one_after_the_other(self, aws: local.StandIn, ec2: Any) -> None:
+        aws.settings(latency_ms=300)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda _: ec2.describe_vpcs(), range(2)))
+        ec2.describe_subnets()
+        one, other, last = aws.calls()
+        assert max(one["began"], other["began"]) < min(one["ended"], other["ended"])
+        assert max(one["ended"], other["ended"]) < last["began"] < last["ended"]
+
+    def test_a_call_under_way_has_not_ended(self, aws: local.StandIn, ec2: Any) -> None:
+        aws.settings(latency_ms=500)
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(ec2.describe_vpcs)
+            while not aws.calls():
+                time.sleep(0.01)
+            assert aws.calls()[0]["ended"] is None
+            answer.result()
+        assert aws.calls()[0]["ended"] is not None
+
+    def test_calls_and_faults_know_the_account(self, aws: local.StandIn, ec2: Any) -> None:
+        theirs = aws.client("ec2", credentials=aws.account(OTHER_ACCOUNT))
+        aws.fail({"service": "ec2", "account": OTHER_ACCOUNT, "code": "Unavailable", "status": 503})
+        ec2.describe_vpcs()
+        assert refusal(theirs.describe_vpcs) == ("Unavailable", 503)
+        theirs.describe_vpcs()
+        accounts = [call["account"] for call in aws.calls() if call["service"] == "ec2"]
+        assert accounts == [local.ACCOUNT, OTHER_ACCOUNT, OTHER_ACCOUNT]
+
+    def test_operations_are_named(self, aws: local.StandIn, scheduler: Any) -> None:
+        scheduler.create_schedule(**SCHEDULE)
+        scheduler.update_schedule(**SCHEDULE)
+        scheduler.get_schedule(Name="expiry", GroupName="default")
+        scheduler.delete_schedule(Name="expiry")
+        aws.client("iam").list_roles()
+        aws.client("secretsmanager").create_secret(Name="key", SecretString="value")
+        assert [call["operation"] for call in aws.calls()] == [
+            "CreateSchedule",
+            "UpdateSchedule",
+            "GetSchedule",
+            "DeleteSchedule",
+            "ListRoles",
+            "CreateSecret",
+        ]
+
+    @pytest.mark.parametrize(
+        ("service", "operation", "method"),
+        [
+            ("iam", "ListRoles", "list_roles"),
+            ("scheduler", "GetSchedule", "get_schedule"),
+            ("secretsmanager", "GetSecretValue", "get_secret_value"),
+        ],
+    )
+    def test_faults_in_the_form_of_the_service(
+        self, service: str, operation: str, method: str, aws: local.StandIn
+    ) -> None:
+        aws.fail({"service": service, "operation": operation, "code": "InternalServerException", "status": 500})
+        arguments = {"get_schedule": {"Name": "expiry"}, "get_secret_value": {"SecretId": "key"}}.get(method, {})
+        call = getattr(aws.client(service), method)
+        assert refusal(call, **arguments) == ("InternalServerException", 500)

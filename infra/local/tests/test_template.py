@@ -1,0 +1,147 @@
+"""What the templates grant and set, held against what the code calls and reads."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from samcli.yamlhelper import yaml_parse
+
+import local
+from conftest import OTHER_ACCOUNT
+
+STACK = local.ROOT / "template.yaml"
+TARGET_ROLE = local.ROOT / "infra" / "target-account-role.yaml"
+CRATES = local.ROOT / "crates"
+CONDITIONS = {"WritesNetworkAcls", "HasAllowedRoles", "HasAuditRoles", "HasStaticCredentials"}
+
+
+def statements(template: dict[str, Any], role: str, but: frozenset[str] = frozenset()) -> Iterator[dict[str, Any]]:
+    """Of a role's policies; those under a condition of `but` are left out."""
+    for policy in template["Resources"][role]["Properties"]["Policies"]:
+        for statement in policy["PolicyDocument"]["Statement"]:
+            if "Fn::If" not in statement:
+                yield statement
+                continue
+            condition, conditional, otherwise = statement["Fn::If"]
+            assert condition in CONDITIONS and otherwise == {"Ref": "AWS::NoValue"}
+            if condition not in but:
+                yield conditional
+
+
+def actions(statement: dict[str, Any]) -> list[str]:
+    action = statement["Action"]
+    return [action] if isinstance(action, str) else action
+
+
+def granted(template: dict[str, Any], role: str, service: str, but: frozenset[str] = frozenset()) -> set[str]:
+    found = {action for statement in statements(template, role, but) for action in actions(statement)}
+    return {action for action in found if action.startswith(f"{service}:")}
+
+
+def code_of(path: str) -> str:
+    """A source file without its tests."""
+    return (CRATES / path).read_text().partition("#[cfg(test)]")[0]
+
+
+@pytest.fixture(scope="module")
+def stack() -> dict[str, Any]:
+    return yaml_parse(STACK.read_text())
+
+
+@pytest.fixture(scope="module")
+def target_role() -> dict[str, Any]:
+    return yaml_parse(TARGET_ROLE.read_text())
+
+
+def test_networks_are_changed_with_exactly_the_rights_the_code_uses(
+    stack: dict[str, Any], target_role: dict[str, Any]
+) -> None:
+    called = set(re.findall(r'"(ec2:\w+)"', code_of("containment/src/ec2.rs")))
+    assert len(called) == 10
+    assert granted(stack, "ContainmentRole", "ec2") == called
+    assert granted(target_role, "ContainmentTarget", "ec2") == called
+    called = set(re.findall(r'"(scheduler:\w+)"', code_of("containment/src/schedules.rs")))
+    assert granted(stack, "ContainmentRole", "scheduler") == called
+    # Another account holds none of our queues, schedules and secrets.
+    assert all(action.startswith("ec2:") for s in statements(target_role, "ContainmentTarget") for action in actions(s))
+
+
+def test_without_enforcement_deny_entries_can_be_lifted_and_not_added(
+    stack: dict[str, Any], target_role: dict[str, Any]
+) -> None:
+    for template, role in ((stack, "ContainmentRole"), (target_role, "ContainmentTarget")):
+        rights = granted(template, role, "ec2", but=frozenset({"WritesNetworkAcls"}))
+        assert "ec2:DeleteNetworkAclEntry" in rights
+        assert "ec2:CreateNetworkAclEntry" not in rights
+
+
+def test_every_change_of_a_network_is_narrowed(stack: dict[str, Any], target_role: dict[str, Any]) -> None:
+    for template, role in ((stack, "ContainmentRole"), (target_role, "ContainmentTarget")):
+        for statement in statements(template, role):
+            writes = [a for a in actions(statement) if a.startswith("ec2:") and not a.startswith("ec2:Describe")]
+            if not writes:
+                continue
+            resource = statement["Resource"]["Fn::Sub"]
+            assert resource.startswith("arn:${AWS::Partition}:ec2:*:${AWS::AccountId}:"), statement["Sid"]
+            condition = statement.get("Condition", {})
+            if resource.endswith(":security-group/*"):
+                assert condition == {"StringEquals": {"aws:ResourceTag/aisoc:containment": "blocklist"}}
+            if "ec2:CreateTags" in writes:
+                keys = set(condition["ForAllValues:StringEquals"]["aws:TagKeys"])
+                assert keys == set(re.findall(r'"(aisoc:[\w-]+)"', code_of("containment-plan/src/record.rs")))
+                assert condition["Null"] == {"aws:TagKeys": "false"}
+
+
+def test_every_setting_is_set(stack: dict[str, Any]) -> None:
+    for function, crate, by_hand in [
+        ("Poller", "poller", {"AWS_REGION"}),
+        ("Containment", "containment", {"AWS_REGION", "CONTAINMENT_TAG"}),
+    ]:
+        read = set(re.findall(r'\.(?:required|optional|list)\(\s*"([A-Z_]+)"', code_of(f"{crate}/src/config.rs")))
+        variables = stack["Resources"][function]["Properties"]["Environment"]["Variables"]
+        assert set(variables) == read - by_hand
+        # Every parameter is explained and grouped.
+    grouped = stack["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    assert sorted(name for group in grouped for name in group["Parameters"]) == sorted(stack["Parameters"])
+    assert all(parameter["Description"] for parameter in stack["Parameters"].values())
+
+
+def test_the_audit_is_scheduled(stack: dict[str, Any]) -> None:
+    audit = stack["Resources"]["Containment"]["Properties"]["Events"]["Audit"]["Properties"]
+    assert audit["Input"] == '{"mode":"audit"}'
+    assert stack["Parameters"]["AuditSchedule"]["Default"] == "rate(5 minutes)"
+
+
+OURS = f"arn:aws:iam::{local.ACCOUNT}:role/aisoc-containment-function"
+
+
+def test_the_role_of_another_account_trusts_the_function_alone(aws: local.StandIn) -> None:
+    theirs = aws.account(OTHER_ACCOUNT)
+    cloudformation = aws.client("cloudformation", credentials=theirs)
+    cloudformation.create_stack(
+        StackName="aisoc",
+        TemplateBody=TARGET_ROLE.read_text(),
+        Parameters=[
+            {"ParameterKey": "ContainmentRoleArn", "ParameterValue": OURS},
+            {"ParameterKey": "ExternalId", "ParameterValue": "secret-handshake"},
+        ],
+        Capabilities=["CAPABILITY_NAMED_IAM"],
+    )
+    (made,) = cloudformation.describe_stacks(StackName="aisoc")["Stacks"]
+    (output,) = made["Outputs"]
+    assert output["OutputValue"] == f"arn:aws:iam::{OTHER_ACCOUNT}:role/aisoc-containment"
+
+    def assume(**external_id: str) -> Any:
+        sts = aws.client("sts")
+        return sts.assume_role(RoleArn=output["OutputValue"], RoleSessionName="aisoc-containment", **external_id)
+
+    aws.settings(roles_must_exist=True, caller_arn=OURS)
+    assert assume(ExternalId="secret-handshake")["Credentials"]
+    for external_id in ({}, {"ExternalId": "guess"}):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            assume(**external_id)
+    aws.settings(roles_must_exist=True, caller_arn=f"arn:aws:iam::{local.ACCOUNT}:role/somebody-else")
+    with pytest.raises(ClientError, match="AccessDenied"):
+        assume(ExternalId="secret-handshake")
