@@ -203,9 +203,7 @@ def main() -> None:
         done = result["status"] == "succeeded" and result["changed"] and result["verified"] and result["enforced"]
         check(done, "the block is enforced and verified")
 
-        step(
-            "5  The same on a block list that someone attached to a server: refused, for the rule would let the target in"
-        )
+        step("5  The same on a block list that someone attached to a server: there the rule would let the target in")
         attached = block_list("aisoc-blocklist-2")
         subnet = ec2.describe_subnets(Filters=filters)["Subnets"][0]["SubnetId"]
         ec2.create_network_interface(SubnetId=subnet, Groups=[attached])

@@ -379,7 +379,7 @@ fn check_harmless(group: &GroupState) -> Result<(), Refusal> {
                 group.interfaces.join(", ")
             ),
             remedy: format!(
-                "detach {} from these interfaces, or use a security group that is attached to nothing",
+                "use a security group that is attached to nothing and is kept for this, or detach {} from these interfaces",
                 group.id
             ),
         });

@@ -3,7 +3,7 @@
 //! What it guarantees:
 //! - A request is answered once it is decided, and handed back to its queue while it is not.
 //! - Nothing is changed unless every check was made and passed ([`containment_plan`]).
-//! - What is put into a network is on record before, and stays there until it is gone ([`containment_plan::plan`]).
+//! - What is put into a network is on record before, and stays there until it is gone ([`containment_plan::plan()`]).
 //! - The same request twice is the same as once.
 //!
 //! What it must never do: report what a fresh look at EC2 has not shown as verified, or a record as a block.

@@ -72,6 +72,7 @@ def test_without_enforcement_deny_entries_can_be_lifted_and_not_added(
     stack: dict[str, Any], target_role: dict[str, Any]
 ) -> None:
     for template, role in ((stack, "ContainmentRole"), (target_role, "ContainmentTarget")):
+        assert template["Conditions"]["WritesNetworkAcls"] == {"Fn::Equals": [{"Ref": "Enforcement"}, "network-acl"]}
         rights = granted(template, role, "ec2", but=frozenset({"WritesNetworkAcls"}))
         assert "ec2:DeleteNetworkAclEntry" in rights
         assert "ec2:CreateNetworkAclEntry" not in rights
@@ -88,7 +89,10 @@ def test_every_change_of_a_network_is_narrowed(stack: dict[str, Any], target_rol
             condition = statement.get("Condition", {})
             if resource.endswith(":security-group/*"):
                 assert condition == {"StringEquals": {"aws:ResourceTag/aisoc:containment": "blocklist"}}
-            if "ec2:CreateTags" in writes:
+            elif not resource.endswith(":network-acl/*"):
+                assert resource.endswith(":security-group-rule/*")
+                # Rules are taken away by what may be done to their groups alone.
+                assert set(writes) == {"ec2:AuthorizeSecurityGroupIngress", "ec2:CreateTags"}
                 keys = set(condition["ForAllValues:StringEquals"]["aws:TagKeys"])
                 assert keys == set(re.findall(r'"(aisoc:[\w-]+)"', code_of("containment-plan/src/record.rs")))
                 assert condition["Null"] == {"aws:TagKeys": "false"}
@@ -102,10 +106,21 @@ def test_every_setting_is_set(stack: dict[str, Any]) -> None:
         read = set(re.findall(r'\.(?:required|optional|list)\(\s*"([A-Z_]+)"', code_of(f"{crate}/src/config.rs")))
         variables = stack["Resources"][function]["Properties"]["Environment"]["Variables"]
         assert set(variables) == read - by_hand
-        # Every parameter is explained and grouped.
+    # Every parameter is explained and grouped.
     grouped = stack["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
     assert sorted(name for group in grouped for name in group["Parameters"]) == sorted(stack["Parameters"])
     assert all(parameter["Description"] for parameter in stack["Parameters"].values())
+
+
+def test_the_role_of_another_account_names_one_principal(target_role: dict[str, Any]) -> None:
+    (statement,) = target_role["Resources"]["ContainmentTarget"]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+    assert statement == {
+        "Effect": "Allow",
+        "Principal": {"AWS": {"Ref": "ContainmentRoleArn"}},
+        "Action": "sts:AssumeRole",
+        "Condition": {"StringEquals": {"sts:ExternalId": {"Ref": "ExternalId"}}},
+    }
+    assert all("Default" not in target_role["Parameters"][name] for name in ("ContainmentRoleArn", "ExternalId"))
 
 
 def test_the_audit_is_scheduled(stack: dict[str, Any]) -> None:
