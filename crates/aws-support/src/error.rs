@@ -5,7 +5,6 @@ use std::pin::Pin;
 
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
-use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use crate::deadline::{Deadline, OutOfTime};
@@ -110,11 +109,23 @@ impl AwsError {
             kind: kind_of(code.as_deref(), status),
             message: meta
                 .and_then(|meta| meta.message())
-                .map_or_else(|| DisplayErrorContext(error).to_string(), str::to_owned),
+                .map_or_else(|| chain(error), str::to_owned),
             request_id: meta.and_then(|meta| meta.extra("aws_request_id")).map(str::to_owned),
             code,
         }
     }
+}
+
+/// What the error and its causes say, for a person. The SDK's `DisplayErrorContext` would add the `Debug` form, and with
+/// it the body of an answer that could not be read, which of `AssumeRole` and `GetSecretValue` holds a key.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
 }
 
 /// The failure of another call that this one needed: that for its credentials.
@@ -147,6 +158,7 @@ fn kind_of(code: Option<&str>, status: Option<u16>) -> ErrorKind {
                 | "BandwidthLimitExceeded"
                 | "SlowDown"
                 | "PriorRequestNotComplete"
+                | "ConcurrentTagAccess"
                 | "EC2ThrottledException"
                 | "KMS.ThrottlingException"
                 | "KmsThrottled",

@@ -46,6 +46,21 @@ impl<'a> Settings<'a> {
         }
     }
 
+    /// As [`Settings::optional`], of a setting whose value is not repeated: it may be a key, put there by mistake.
+    pub fn unrepeated<T, E: fmt::Display>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        match parse(&self.text(name)?) {
+            Ok(value) => Some(value),
+            Err(problem) => {
+                self.note(format!("{name}: {problem}"));
+                None
+            }
+        }
+    }
+
     /// As [`Settings::optional`], but a setting that is not set is noted as well.
     pub fn required<T, E: fmt::Display>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
         if self.text(name).is_none() {

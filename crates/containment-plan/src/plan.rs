@@ -5,7 +5,7 @@ use std::fmt;
 
 use aws_text::{NetworkAclId, Region, RoleArn, SecurityGroupId};
 use ipnet::IpNet;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::network_acl::NetworkAcl;
@@ -213,23 +213,39 @@ fn plan_block(request: &Request, state: &State, policy: &Policy, now: Timestamp)
         description: record::description(request, expires_at),
         tags: tags.clone(),
     };
-    let mut stages = vec![vec![planned(authorize, recorded.is_some())]];
-    if let Some(rule) = recorded.filter(|rule| !tags.are_on(rule)) {
+    let renewal = recorded.filter(|rule| !tags.are_on(rule)).map(|rule| {
         let rule_id = rule.id.clone();
-        stages.push(vec![planned(Step::RenewTags { rule_id, tags }, false)]);
-    }
+        planned(Step::RenewTags { rule_id, tags }, false)
+    });
     let name = record::schedule_name(&state.region, request);
-    let mut effect = denies;
-    if let Some(at) = expires_at {
-        stages.push(vec![planned(
-            Step::PutSchedule(schedule(request, state, name, at)),
-            false,
-        )]);
-    } else if policy.expiry_lacks.is_empty() {
+    let end = match expires_at {
+        Some(at) => Some(planned(Step::PutSchedule(schedule(request, state, name, at)), false)),
         // What an older block left to end it would change nothing: the rule's tags name this request.
-        effect.push(planned(Step::DeleteSchedule { name }, true));
-    }
-    stages.push(effect);
+        None if policy.expiry_lacks.is_empty() => Some(planned(Step::DeleteSchedule { name }, true)),
+        None => None,
+    };
+    let authorize = vec![planned(authorize, recorded.is_some())];
+    let is_renewal_of_another = recorded.is_some_and(|rule| !rule.is_of(&request.request_id));
+    let mut stages = if is_renewal_of_another {
+        // The older block's record covers the entries. Its tags and its end are replaced last: if an entry cannot be
+        // added, the older block is as it was, and ends as it was to end.
+        vec![
+            authorize,
+            denies,
+            renewal.into_iter().collect(),
+            end.into_iter().collect(),
+        ]
+    } else if expires_at.is_some() {
+        vec![
+            authorize,
+            renewal.into_iter().collect(),
+            end.into_iter().collect(),
+            denies,
+        ]
+    } else {
+        let effect = denies.into_iter().chain(end).collect();
+        vec![authorize, renewal.into_iter().collect(), effect]
+    };
     stages.retain(|stage| !stage.is_empty());
     Ok(Plan {
         stages,
@@ -261,6 +277,39 @@ pub fn plan_lift(request: &Request, state: &State, policy: &Policy) -> Plan {
     }
     let mut stages = vec![removals, record];
     stages.retain(|stage| !stage.is_empty());
+    Plan {
+        stages,
+        ..Plan::default()
+    }
+}
+
+/// Gives the rule back the tags, and the block the end, that it had before a renewal which fails for good.
+#[must_use]
+pub fn plan_restore(request: &Request, state: &State, policy: &Policy, now: Timestamp) -> Plan {
+    let Some(rule) = state.group.rules.get(&request.rule) else {
+        return Plan::default();
+    };
+    let Some(tags) = RecordTags::on(rule) else {
+        return Plan::default();
+    };
+    let name = record::schedule_name(&state.region, request);
+    let end = match rule.expires_at() {
+        // Never in the past: EventBridge Scheduler would not send it.
+        Some(at) => {
+            let older = Request {
+                request_id: rule.request_id().unwrap_or_default().to_owned(),
+                requested_by: None,
+                ..request.clone()
+            };
+            let at = at.max(now + SignedDuration::from_mins(1));
+            Some(Step::PutSchedule(schedule(&older, state, name, at)))
+        }
+        None => Some(Step::DeleteSchedule { name }),
+    };
+    let end = end.filter(|_| policy.expiry_lacks.is_empty());
+    let rule_id = rule.id.clone();
+    let mut stages = vec![vec![planned(Step::RenewTags { rule_id, tags }, false)]];
+    stages.extend(end.map(|step| vec![planned(step, false)]));
     Plan {
         stages,
         ..Plan::default()
@@ -469,7 +518,10 @@ pub fn assess(request: &Request, state: &State, policy: &Policy) -> Assessment {
         Action::AllowIp => {
             let entries: Vec<DenyEntry> = standing(request, state, policy).collect();
             Assessment {
-                is_as_asked: rule.is_none() && (entries.is_empty() || !state.other_holders.is_empty()),
+                // What was not looked at is not known to be gone.
+                is_as_asked: rule.is_none()
+                    && state.network_acls.is_some()
+                    && (entries.is_empty() || !state.other_holders.is_empty()),
                 is_enforced: !entries.is_empty(),
                 entries,
                 open: Vec::new(),
@@ -613,7 +665,8 @@ pub(crate) mod tests {
             ..first.clone()
         };
         let renew = vec!["renew the tags of sgr-1".to_owned()];
-        assert_eq!(steps(&second, &blocked_by(&first)), [authorize, renew, effect]);
+        let (deny, delete) = (vec![effect[0].clone()], vec![effect[1].clone()]);
+        assert_eq!(steps(&second, &blocked_by(&first)), [authorize, deny, renew, delete]);
     }
 
     #[test]
@@ -1082,7 +1135,8 @@ pub(crate) mod tests {
             let after = carried_out(&plan, state);
             let assessment = assess(&request, &after, &policy());
             if plan.renewed_by.is_none() {
-                prop_assert!(assessment.is_as_asked, "{:?}", after);
+                let was_seen = after.network_acls.is_some() || request.action == Action::BlockIp;
+                prop_assert_eq!(assessment.is_as_asked, was_seen, "{:?}", after);
                 // Once more changes nothing, but for the end of a block.
                 let again = self::plan(&request, &after, &policy(), now()).unwrap();
                 prop_assert_eq!(carried_out(&again, after.clone()), after);

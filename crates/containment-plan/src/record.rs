@@ -39,6 +39,16 @@ impl RecordTags {
         }
     }
 
+    /// Those that a rule carries; `None` where one is missing.
+    #[must_use]
+    pub fn on(rule: &RecordedRule) -> Option<Self> {
+        Some(Self {
+            request_id: rule.tags.get(REQUEST_ID)?.clone(),
+            requested_by: rule.tags.get(REQUESTED_BY)?.clone(),
+            expires_at: rule.tags.get(EXPIRES_AT)?.clone(),
+        })
+    }
+
     /// Keys and values.
     #[must_use]
     pub fn pairs(&self) -> [(&'static str, &str); 3] {

@@ -151,16 +151,36 @@ impl<A: Accounts, C: Clock> Audit<'_, A, C> {
     }
 }
 
+/// EC2's error for the id of a rule that is gone.
+const NO_SUCH_RULE: &str = "InvalidSecurityGroupRuleId.NotFound";
+
 /// Takes the group's ingress rules back, if it has any.
 async fn close<N: Network>(network: &N, attached: Attached, deadline: &Deadline) -> Result<Option<Closed>, AwsError> {
     let group = &attached.group;
-    let rules = network.ingress_rules(&group.id, deadline).await?;
+    let mut rules = network.ingress_rules(&group.id, deadline).await?;
     if rules.is_empty() {
         tracing::warn!(group = %group.id, interfaces = ?attached.interfaces, "a block list is attached; it has no rules");
         return Ok(None);
     }
-    let ids: Vec<String> = rules.iter().map(|rule| rule.id.clone()).collect();
-    network.revoke_rules(&group.id, &ids, deadline).await?;
+    let mut ids: Vec<String> = rules.iter().map(|rule| rule.id.clone()).collect();
+    if let Err(error) = network.revoke_rules(&group.id, &ids, deadline).await {
+        if !error.has_code(NO_SUCH_RULE) {
+            return Err(error);
+        }
+        // One has been revoked since they were read, and EC2 then revokes none: one by one, what is left goes.
+        tracing::warn!(group = %group.id, %error, "the rules are revoked one by one");
+        let revoked = join_all(
+            ids.iter()
+                .map(|id| network.revoke_rules(&group.id, std::slice::from_ref(id), deadline)),
+        );
+        for (id, revoked) in ids.clone().into_iter().zip(revoked.await) {
+            match revoked {
+                Err(error) if error.has_code(NO_SUCH_RULE) => rules.retain(|rule| rule.id != id),
+                revoked => revoked?,
+            }
+        }
+        ids = rules.iter().map(|rule| rule.id.clone()).collect();
+    }
     // The door is closed. What can still fail is only to see it.
     let (left, acls) = futures::join!(
         network.ingress_rules(&group.id, deadline),

@@ -58,7 +58,7 @@ impl Config {
         let queue_arn = settings.optional("ACTIONS_QUEUE_ARN", fifo_queue_arn);
         let scheduler_role_arn = settings.optional("SCHEDULER_ROLE_ARN", str::parse::<RoleArn>);
         let schedule_group = settings.optional("SCHEDULE_GROUP", schedule_group);
-        let secret_arn = settings.optional("STATIC_CREDENTIALS_SECRET_ARN", secret_arn);
+        let secret_arn = settings.unrepeated("STATIC_CREDENTIALS_SECRET_ARN", secret_arn);
         let audit_regions = settings.list("AUDIT_REGIONS", str::parse::<Region>);
         let audit_roles = settings.list("AUDIT_ROLE_ARNS", str::parse::<RoleArn>);
         let lacking = |name, is_set: bool| (!is_set).then_some(name);

@@ -56,7 +56,7 @@ impl<A: Accounts, S: Schedules, C: Clock> Executor<A, S, C> {
             Err(Stop::DoorClosed { refusal, is_enforced }) => {
                 self.of_closed_door(request, refusal, is_enforced, details)
             }
-            Err(Stop::Failed(error)) => {
+            Err(Stop::Failed(error) | Stop::DoorOpen(error)) => {
                 if let (ErrorKind::ExpiredCredentials, Some(role)) = (error.kind, &request.role) {
                     self.accounts.forget(role).await;
                 }
@@ -89,7 +89,21 @@ impl<A: Accounts, S: Schedules, C: Clock> Executor<A, S, C> {
         details.vpc_id = Some(state.group.vpc_id.clone());
         details.account_id.clone_from(&state.group.owner_id);
         details.security_group_rule_id = state.group.rules.get(&request.rule).map(|rule| rule.id.clone());
-        let plan = plan(request, &state, &self.policy, self.clock.now())?;
+        let now = self.clock.now();
+        let run = Run {
+            request,
+            policy: &self.policy,
+            network: &network,
+            schedules: &self.schedules,
+            now,
+            look,
+            deadline,
+        };
+        let plan = match plan(request, &state, &self.policy, now) {
+            Ok(plan) => plan,
+            Err(refusal) if request.dry_run => return Err(refusal.into()),
+            Err(refusal) => return Err(run.refused(refusal, &state).await),
+        };
         details.expires_at = plan.expires_at.map(|at| at.to_string());
         if request.dry_run {
             try_join_all(plan.steps().map(|planned| network.ask(&planned.step, deadline))).await?;
@@ -98,15 +112,6 @@ impl<A: Accounts, S: Schedules, C: Clock> Executor<A, S, C> {
             let outcome = Outcome::of_dry_run(request, &plan, &found, details, self.clock.stamp());
             return Ok(End::Simulated(Box::new(outcome)));
         }
-        let run = Run {
-            request,
-            policy: &self.policy,
-            network: &network,
-            schedules: &self.schedules,
-            clock: &self.clock,
-            look,
-            deadline,
-        };
         run.carry_out(plan, state, details)
             .await
             .map(|done| End::Done(Box::new(done)))

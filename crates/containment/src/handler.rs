@@ -543,6 +543,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_rule_that_is_gone_already_keeps_no_other_on_an_attached_list() {
+        let world = World::failing("revoke", ErrorKind::Rejected, "InvalidSecurityGroupRuleId.NotFound");
+        world.bare(&body("r-1", "BLOCK_IP", GROUP_A)).await;
+        world
+            .interfaces
+            .borrow_mut()
+            .insert(GROUP_A.to_owned(), vec!["eni-1".to_owned()]);
+        let report = world.bare(&json!({"mode": "audit"})).await;
+        assert_eq!(report["places"][0]["rules_revoked"], 1);
+        assert!(world.recorded(GROUP_A).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_audit_that_could_not_look_everywhere_fails() {
         for operation in ["enrolled", "interfaces"] {
             let world = World::failing(operation, ErrorKind::AccessDenied, "UnauthorizedOperation");

@@ -5,6 +5,7 @@ use aws_sdk_scheduler::types::{
     ActionAfterCompletion, FlexibleTimeWindow, FlexibleTimeWindowMode, SqsParameters, Target,
 };
 use aws_support::{AwsError, Deadline, ErrorKind, call};
+use aws_text::sqs;
 use containment_plan::plan::Schedule;
 
 /// Schedules by their names.
@@ -63,7 +64,7 @@ impl ScheduleSettings {
         Target::builder()
             .arn(&self.queue_arn)
             .role_arn(&self.role_arn)
-            .input(schedule.request.to_string())
+            .input(sqs::escape_json(schedule.request.to_string()))
             .sqs_parameters(
                 SqsParameters::builder()
                     .message_group_id(schedule.message_group.as_str())

@@ -88,7 +88,7 @@ impl Config {
                 _ => Err("expected a whole number of days, 91 or more, for Security Hub keeps findings 90"),
             })
             .unwrap_or(120);
-        let static_credentials_secret_arn = settings.optional("STATIC_CREDENTIALS_SECRET_ARN", secret_arn);
+        let static_credentials_secret_arn = settings.unrepeated("STATIC_CREDENTIALS_SECRET_ARN", secret_arn);
         settings.finish(|| {
             Some(Self {
                 findings_queue_url: findings_queue_url?,
