@@ -103,7 +103,9 @@ def test_every_setting_is_set(stack: dict[str, Any]) -> None:
         ("Poller", "poller", {"AWS_REGION"}),
         ("Containment", "containment", {"AWS_REGION", "CONTAINMENT_TAG"}),
     ]:
-        read = set(re.findall(r'\.(?:required|optional|unrepeated|list)\(\s*"([A-Z_]+)"', code_of(f"{crate}/src/config.rs")))
+        read = set(
+            re.findall(r'\.(?:required|optional|unrepeated|list)\(\s*"([A-Z_]+)"', code_of(f"{crate}/src/config.rs"))
+        )
         variables = stack["Resources"][function]["Properties"]["Environment"]["Variables"]
         assert set(variables) == read - by_hand
     # Every parameter is explained and grouped.
