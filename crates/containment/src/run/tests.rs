@@ -709,3 +709,61 @@ async fn a_look_that_is_throttled_brings_the_request_back() {
     is(&answer, "succeeded", true, false, false);
     assert_eq!(answer["details"]["network_acl_entries"].as_array().unwrap().len(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn two_lists_lifted_at_once_do_not_leave_the_entries_to_each_other() {
+    let world = World::default();
+    world.bare(&block("r-1")).await;
+    world.bare(&body("r-2", "BLOCK_IP", GROUP_B)).await;
+    // The first look after the change is behind: it shows the other list with its rule, which is being lifted too.
+    world.before("revoke", |world| {
+        *world.shown.borrow_mut() = Some({
+            let mut shown = world.things.borrow().clone();
+            shown.rules.remove(GROUP_A);
+            shown
+        });
+        world.things.borrow_mut().rules.remove(GROUP_B);
+        world.before("look", |world| {
+            world.before("look", |world| *world.shown.borrow_mut() = None);
+        });
+    });
+    is(&world.bare(&allow("r-3")).await, "succeeded", true, false, true);
+    assert_nothing_left(&world);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_taken_number_that_does_not_show_is_passed_all_the_same() {
+    let world = World::default();
+    world.before("add", |world| {
+        *world.shown.borrow_mut() = Some(world.things.borrow().clone());
+        world.put_entry(ACL_A, entry(1, Effect::Deny, "198.51.100.1/32"));
+    });
+    // Looks catch up once the entry is made.
+    world.before("acl", |world| {
+        world.before("look", |world| *world.shown.borrow_mut() = None);
+    });
+    is(&world.bare(&block("r-1")).await, "succeeded", true, true, true);
+    assert_eq!(
+        world.denied(ACL_A),
+        [(1, "198.51.100.1/32".to_owned()), (2, TARGET.to_owned())]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_whose_confirmation_was_lost_does_not_stay_on_a_list_that_is_attached_by_then() {
+    let world = World::default();
+    world.bare(&block("r-1")).await;
+    let made = world.things.borrow().rules.clone();
+    world.bare(&allow("r-2")).await;
+    // The SDK's first attempt is carried out and its answer lost; the second is told that the rule is there.
+    world.before("authorize", move |world| {
+        world.things.borrow_mut().rules = made;
+        attach(world);
+    });
+    let answer = world.bare(&block("r-1")).await;
+    assert_eq!(
+        (&answer["status"], &answer["error"]["code"]),
+        (&json!("failed"), &json!("group_in_use"))
+    );
+    assert!(world.recorded(GROUP_A).is_empty());
+}
