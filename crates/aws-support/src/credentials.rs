@@ -15,6 +15,15 @@ use crate::error::{AwsError, ErrorKind, call};
 /// The IAM action of reading the secret.
 pub const GET_SECRET_VALUE: &str = "secretsmanager:GetSecretValue";
 
+/// What to do where the secret cannot be read or holds no key; `role` reads it.
+#[must_use]
+pub fn remedy(role: &str) -> String {
+    format!(
+        "allow {GET_SECRET_VALUE} on STATIC_CREDENTIALS_SECRET_ARN (and kms:Decrypt on its key) to {role}, and let the \
+         secret hold AccessKeyId and SecretAccessKey"
+    )
+}
+
 /// How long a key is used before the secret is read again: a key that was replaced is out of use after this.
 const KEPT_FOR: Duration = Duration::from_mins(15);
 /// The longest wait for the secret; the SDK itself waits no longer for credentials.

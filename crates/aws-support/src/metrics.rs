@@ -3,10 +3,34 @@
 
 use std::io::Write;
 
-use serde_json::Value;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
 /// CloudWatch namespace of every metric.
-pub const NAMESPACE: &str = "AiSOC/SecurityHub";
+const NAMESPACE: &str = "AiSOC/SecurityHub";
+
+/// A line of metrics, each with its unit and value. `sets` are the sets of dimensions to make them for; an empty one
+/// sums over all.
+#[must_use]
+pub fn line(now: Timestamp, dimensions: &[(&str, &str)], sets: &[&[&str]], metrics: &[(&str, &str, Value)]) -> Value {
+    let definitions: Vec<Value> = metrics
+        .iter()
+        .map(|(name, unit, _)| json!({"Name": name, "Unit": unit}))
+        .collect();
+    let mut line = json!({
+        "_aws": {
+            "Timestamp": now.as_millisecond(),
+            "CloudWatchMetrics": [{"Namespace": NAMESPACE, "Dimensions": sets, "Metrics": definitions}],
+        },
+    });
+    for (name, value) in dimensions {
+        line[*name] = json!(value);
+    }
+    for (name, _, value) in metrics {
+        line[*name] = value.clone();
+    }
+    line
+}
 
 /// Takes metrics.
 pub trait MetricSink {

@@ -102,6 +102,18 @@ pub struct DenyEntry {
     pub rule: IngressRule,
 }
 
+impl DenyEntry {
+    /// The entry of a network ACL with this number.
+    #[must_use]
+    pub fn at(acl: &NetworkAcl, number: u16, rule: IngressRule) -> Self {
+        Self {
+            acl: acl.id.clone(),
+            number,
+            rule,
+        }
+    }
+}
+
 /// A one-time schedule that sends an `ALLOW_IP` to the actions queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
@@ -198,11 +210,7 @@ fn plan_block(request: &Request, state: &State, policy: &Policy, now: Timestamp)
                 Some(number) => number,
                 None => acl.free_number(&request.rule, policy.rule_numbers, &BTreeSet::new())?,
             };
-            let step = Step::AddDeny(DenyEntry {
-                acl: acl.id.clone(),
-                number,
-                rule: request.rule,
-            });
+            let step = Step::AddDeny(DenyEntry::at(acl, number, request.rule));
             Ok(planned(step, present.is_some()))
         })
         .collect::<Result<Vec<_>, Refusal>>()?;
@@ -221,7 +229,7 @@ fn plan_block(request: &Request, state: &State, policy: &Policy, now: Timestamp)
     let end = match expires_at {
         Some(at) => Some(planned(Step::PutSchedule(schedule(request, state, name, at)), false)),
         // What an older block left to end it would change nothing: the rule's tags name this request.
-        None if policy.expiry_lacks.is_empty() => Some(planned(Step::DeleteSchedule { name }, true)),
+        None if policy.can_end_blocks() => Some(planned(Step::DeleteSchedule { name }, true)),
         None => None,
     };
     let authorize = vec![planned(authorize, recorded.is_some())];
@@ -271,7 +279,7 @@ pub fn plan_lift(request: &Request, state: &State, policy: &Policy) -> Plan {
         rule,
     };
     let mut record = vec![planned(revoke, !state.group.rules.contains_key(&rule))];
-    if policy.expiry_lacks.is_empty() {
+    if policy.can_end_blocks() {
         let name = record::schedule_name(&state.region, request);
         record.push(planned(Step::DeleteSchedule { name }, true));
     }
@@ -286,30 +294,29 @@ pub fn plan_lift(request: &Request, state: &State, policy: &Policy) -> Plan {
 /// Gives the rule back the tags, and the block the end, that it had before a renewal which fails for good.
 #[must_use]
 pub fn plan_restore(request: &Request, state: &State, policy: &Policy, now: Timestamp) -> Plan {
-    let Some(rule) = state.group.rules.get(&request.rule) else {
+    let recorded = state.group.rules.get(&request.rule);
+    let Some((rule, tags)) = recorded.and_then(|rule| Some((rule, RecordTags::on(rule)?))) else {
         return Plan::default();
     };
-    let Some(tags) = RecordTags::on(rule) else {
-        return Plan::default();
-    };
-    let name = record::schedule_name(&state.region, request);
-    let end = match rule.expires_at() {
-        // Never in the past: EventBridge Scheduler would not send it.
-        Some(at) => {
-            let older = Request {
-                request_id: rule.request_id().unwrap_or_default().to_owned(),
-                requested_by: None,
-                ..request.clone()
-            };
-            let at = at.max(now + SignedDuration::from_mins(1));
-            Some(Step::PutSchedule(schedule(&older, state, name, at)))
-        }
-        None => Some(Step::DeleteSchedule { name }),
-    };
-    let end = end.filter(|_| policy.expiry_lacks.is_empty());
     let rule_id = rule.id.clone();
     let mut stages = vec![vec![planned(Step::RenewTags { rule_id, tags }, false)]];
-    stages.extend(end.map(|step| vec![planned(step, false)]));
+    if policy.can_end_blocks() {
+        let name = record::schedule_name(&state.region, request);
+        let end = match rule.expires_at() {
+            Some(at) => {
+                let older = Request {
+                    request_id: rule.request_id().unwrap_or_default().to_owned(),
+                    requested_by: None,
+                    ..request.clone()
+                };
+                // Never in the past: EventBridge Scheduler would not send it.
+                let at = at.max(now + SignedDuration::from_mins(1));
+                Step::PutSchedule(schedule(&older, state, name, at))
+            }
+            None => Step::DeleteSchedule { name },
+        };
+        stages.push(vec![planned(end, false)]);
+    }
     Plan {
         stages,
         ..Plan::default()
@@ -323,11 +330,8 @@ pub fn standing<'a>(
     policy: &'a Policy,
 ) -> impl Iterator<Item = DenyEntry> + 'a {
     state.network_acls.iter().flatten().flat_map(|acl| {
-        acl.ours(&request.rule, policy.rule_numbers).map(|number| DenyEntry {
-            acl: acl.id.clone(),
-            number,
-            rule: request.rule,
-        })
+        acl.ours(&request.rule, policy.rule_numbers)
+            .map(|number| DenyEntry::at(acl, number, request.rule))
     })
 }
 
@@ -501,11 +505,7 @@ pub fn assess(request: &Request, state: &State, policy: &Policy) -> Assessment {
             let mut assessment = Assessment::default();
             for acl in &concerned {
                 match acl.denied_at(&request.rule, policy.rule_numbers) {
-                    Some(number) => assessment.entries.push(DenyEntry {
-                        acl: acl.id.clone(),
-                        number,
-                        rule: request.rule,
-                    }),
+                    Some(number) => assessment.entries.push(DenyEntry::at(acl, number, request.rule)),
                     None => assessment.open.push(acl.id.clone()),
                 }
             }

@@ -162,8 +162,14 @@ impl Policy {
         }
     }
 
+    /// Whether a block can end by itself: everything that schedules need is set.
+    #[must_use]
+    pub fn can_end_blocks(&self) -> bool {
+        self.expiry_lacks.is_empty()
+    }
+
     fn check_expiry(&self, request: &Request) -> Result<(), Refusal> {
-        if request.expires_after_seconds.is_none() || self.expiry_lacks.is_empty() {
+        if request.expires_after_seconds.is_none() || self.can_end_blocks() {
             return Ok(());
         }
         let lacking = self.expiry_lacks.join(" and ");

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use aws_support::metrics::NAMESPACE;
 use aws_support::{AwsError, Clock, Deadline, ErrorKind};
 use aws_text::{Region, RoleArn};
 use containment_plan::audit::{Attached, Closed, Revoked, attached};
@@ -12,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::accounts::Accounts;
+use crate::ec2::NO_SUCH_RULE;
 use crate::failure;
 use crate::network::Network;
 
@@ -151,9 +151,6 @@ impl<A: Accounts, C: Clock> Audit<'_, A, C> {
     }
 }
 
-/// EC2's error for the id of a rule that is gone.
-const NO_SUCH_RULE: &str = "InvalidSecurityGroupRuleId.NotFound";
-
 /// Takes the group's ingress rules back, if it has any.
 async fn close<N: Network>(network: &N, attached: Attached, deadline: &Deadline) -> Result<Option<Closed>, AwsError> {
     let group = &attached.group;
@@ -206,25 +203,15 @@ pub fn metrics(place: &PlaceReport, now: jiff::Timestamp) -> Value {
         .as_ref()
         .and_then(|role| role.as_str().split(':').nth(4))
         .unwrap_or("own");
-    json!({
-        "_aws": {
-            "Timestamp": now.as_millisecond(),
-            "CloudWatchMetrics": [{
-                "Namespace": NAMESPACE,
-                "Dimensions": [["Region", "Account"], []],
-                "Metrics": [
-                    {"Name": "BlockListsAudited", "Unit": "Count"},
-                    {"Name": "BlockListsInUse", "Unit": "Count"},
-                    {"Name": "RulesRevoked", "Unit": "Count"},
-                    {"Name": "AuditErrors", "Unit": "Count"},
-                ],
-            }],
-        },
-        "Region": place.region,
-        "Account": account,
-        "BlockListsAudited": place.groups_audited,
-        "BlockListsInUse": place.groups_in_use,
-        "RulesRevoked": place.rules_revoked,
-        "AuditErrors": u8::from(place.error.is_some()),
-    })
+    aws_support::metrics::line(
+        now,
+        &[("Region", place.region.as_str()), ("Account", account)],
+        &[&["Region", "Account"], &[]],
+        &[
+            ("BlockListsAudited", "Count", json!(place.groups_audited)),
+            ("BlockListsInUse", "Count", json!(place.groups_in_use)),
+            ("RulesRevoked", "Count", json!(place.rules_revoked)),
+            ("AuditErrors", "Count", json!(u8::from(place.error.is_some()))),
+        ],
+    )
 }

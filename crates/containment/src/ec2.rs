@@ -45,10 +45,13 @@ const DELETE_ENTRY: &str = "ec2:DeleteNetworkAclEntry";
 /// EC2's error for a network ACL that takes no further entry, by its quota.
 pub const ENTRY_LIMIT: &str = "NetworkAclEntryLimitExceeded";
 
+/// EC2's error for the id of a rule that is gone.
+pub const NO_SUCH_RULE: &str = "InvalidSecurityGroupRuleId.NotFound";
+
 /// The most values of one filter ("Filtering" in the EC2 user guide).
 const MAX_FILTER_VALUES: usize = 200;
 
-/// Of a group, its rules in two forms.
+/// The rules of a group that a request can be about.
 type Rules = BTreeMap<IngressRule, RecordedRule>;
 
 impl Ec2 {
@@ -278,9 +281,7 @@ fn means_already_so(step: &Step, error: &AwsError) -> bool {
         Step::AuthorizeIngress { .. } => error.has_code("InvalidPermission.Duplicate"),
         Step::RevokeIngress { .. } => error.has_code("InvalidPermission.NotFound"),
         // The rule has been revoked since it was read; if that is not as it should be, the look afterwards shows it.
-        Step::RenewTags { .. } => {
-            error.has_code("InvalidSecurityGroupRuleId.NotFound") || error.has_code("InvalidSecurityGroupRule.NotFound")
-        }
+        Step::RenewTags { .. } => error.has_code(NO_SUCH_RULE) || error.has_code("InvalidSecurityGroupRule.NotFound"),
         Step::AddDeny(_) => error.has_code("NetworkAclEntryAlreadyExists"),
         Step::RemoveDeny(_) => error.has_code("InvalidNetworkAclEntry.NotFound"),
         Step::PutSchedule(_) | Step::DeleteSchedule { .. } => false,

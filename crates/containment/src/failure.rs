@@ -1,6 +1,6 @@
 //! The words for a failed AWS call.
 
-use aws_support::credentials::GET_SECRET_VALUE;
+use aws_support::credentials::{self, GET_SECRET_VALUE};
 use aws_support::{AwsError, ErrorKind};
 use aws_text::{RoleArn, SecurityGroupId};
 use containment_plan::{ErrorDetail, Request};
@@ -43,10 +43,7 @@ fn words(error: &AwsError, role: Option<&RoleArn>, group: Option<&SecurityGroupI
 
 fn access_remedy(error: &AwsError, role: Option<&RoleArn>) -> String {
     match (role, error.action) {
-        (_, GET_SECRET_VALUE) => format!(
-            "allow {GET_SECRET_VALUE} on STATIC_CREDENTIALS_SECRET_ARN (and kms:Decrypt on its key) to the containment \
-             function's role, and let the secret hold AccessKeyId and SecretAccessKey"
-        ),
+        (_, GET_SECRET_VALUE) => credentials::remedy("the containment function's role"),
         (_, action @ (CREATE_SCHEDULE | UPDATE_SCHEDULE)) => format!(
             "allow {action} on the schedules of SCHEDULE_GROUP, and iam:PassRole on SCHEDULER_ROLE_ARN, to the \
              containment function's role"

@@ -70,8 +70,8 @@ const NUMBERS_TRIED: usize = 10;
 struct Deeds {
     /// A rule or an entry was added or removed
     changed: bool,
-    /// Where the deny entry of each network ACL stands, and whether this run added it
-    placed: BTreeMap<NetworkAclId, (u16, bool)>,
+    /// The deny entry of each network ACL, and whether this run added it
+    placed: BTreeMap<NetworkAclId, (DenyEntry, bool)>,
     /// Deny entries that this run removed
     removed: Vec<DenyEntry>,
 }
@@ -82,8 +82,8 @@ impl Deeds {
             Deed::Rule(change) => self.changed |= change == Change::Made,
             Deed::Placed { entry, added } => {
                 // An entry that was added and is found there later was added all the same.
-                let was_added = self.placed.get(&entry.acl) == Some(&(entry.number, true));
-                self.placed.insert(entry.acl, (entry.number, added || was_added));
+                let was_added = self.has_added(&entry);
+                self.placed.insert(entry.acl.clone(), (entry, added || was_added));
                 self.changed |= added;
             }
             Deed::Removed(entry, Change::Made) => {
@@ -92,6 +92,13 @@ impl Deeds {
             }
             Deed::Removed(_, Change::AlreadySo) | Deed::Aside => {}
         }
+    }
+
+    /// Whether the entry is one that this run added.
+    fn has_added(&self, entry: &DenyEntry) -> bool {
+        self.placed
+            .get(&entry.acl)
+            .is_some_and(|(placed, added)| *added && placed == entry)
     }
 }
 
@@ -111,7 +118,7 @@ impl<N: Network, S: Schedules> Run<'_, N, S> {
     pub(crate) async fn carry_out(&self, plan: Plan, state: State, details: &mut Details) -> Result<Done, Stop> {
         if let Some(other) = plan.renewed_by {
             let assessment = plan::assess(self.request, &state, self.policy);
-            details.network_acl_entries = entries(Some(&assessment), &Deeds::default(), self.request);
+            details.network_acl_entries = entries(Some(&assessment), &Deeds::default());
             return Ok(Done {
                 changed: false,
                 seen: Some((state, assessment)),
@@ -267,7 +274,6 @@ impl<N: Network, S: Schedules> Run<'_, N, S> {
     async fn deny(&self, mut entry: DenyEntry, is_there: bool, state: &State) -> Result<Deed, Stop> {
         let numbers = self.policy.rule_numbers;
         let mut taken = BTreeSet::new();
-        let mut is_there = is_there;
         for _ in 0..NUMBERS_TRIED {
             match self.network.apply(&Step::AddDeny(entry.clone()), self.deadline).await {
                 Ok(Change::Made) => return Ok(Deed::Placed { entry, added: true }),
@@ -275,28 +281,22 @@ impl<N: Network, S: Schedules> Run<'_, N, S> {
                 Ok(Change::AlreadySo) if is_there => return Ok(Deed::Placed { entry, added: false }),
                 Ok(Change::AlreadySo) => {}
                 Err(error) if error.has_code(ENTRY_LIMIT) => {
-                    let acls = state.network_acls.iter().flatten();
-                    let full = |acl: &NetworkAcl| acl.full(&entry.rule, numbers, "its quota of entries is used up");
-                    return Err(match acls.into_iter().find(|acl| acl.id == entry.acl).map(full) {
-                        Some(refusal) => Stop::Refused(refusal),
-                        None => Stop::Failed(error),
+                    return Err(match acl_of(state, &entry) {
+                        Some(acl) => acl.full(&entry.rule, numbers, "its quota of entries is used up").into(),
+                        None => error.into(),
                     });
                 }
                 Err(error) => return Err(error.into()),
             }
             taken.insert(entry.number);
             let acl = self.network.network_acl(&entry.acl, self.deadline).await?;
-            let ours = acl.denied_at(&entry.rule, numbers);
-            is_there = ours.is_some();
-            entry.number = match ours {
-                Some(number) => {
-                    return Ok(Deed::Placed {
-                        entry: DenyEntry { number, ..entry },
-                        added: false,
-                    });
-                }
-                None => acl.free_number(&entry.rule, numbers, &taken)?,
-            };
+            if let Some(number) = acl.denied_at(&entry.rule, numbers) {
+                return Ok(Deed::Placed {
+                    entry: DenyEntry { number, ..entry },
+                    added: false,
+                });
+            }
+            entry.number = acl.free_number(&entry.rule, numbers, &taken)?;
             tracing::info!(
                 request_id = self.request.request_id,
                 "the number was taken: {}",
@@ -330,13 +330,9 @@ impl<N: Network, S: Schedules> Run<'_, N, S> {
         }
         if state.other_holders.is_empty() {
             // What was added just now may not show yet.
-            let added = deeds.placed.iter().filter(|(_, (_, added))| *added);
-            let removals = added.map(|(acl, (number, _))| Planned {
-                step: Step::RemoveDeny(DenyEntry {
-                    acl: acl.clone(),
-                    number: *number,
-                    rule: self.request.rule,
-                }),
+            let added = deeds.placed.values().filter(|(_, added)| *added);
+            let removals = added.map(|(entry, _)| Planned {
+                step: Step::RemoveDeny(entry.clone()),
                 is_already_so: false,
             });
             let unseen: Vec<Planned> = removals
@@ -369,7 +365,7 @@ impl<N: Network, S: Schedules> Run<'_, N, S> {
     /// The fresh look, and what it asks for.
     async fn finish(&self, state: &State, deeds: &mut Deeds, details: &mut Details) -> Result<Done, Stop> {
         let seen = self.verify(state, deeds).await?;
-        details.network_acl_entries = entries(seen.as_ref().map(|(_, assessment)| assessment), deeds, self.request);
+        details.network_acl_entries = entries(seen.as_ref().map(|(_, assessment)| assessment), deeds);
         if let Some((state, assessment)) = &seen {
             if let Some(rule) = state.group.rules.get(&self.request.rule) {
                 details.security_group_rule_id = Some(rule.id.clone());
@@ -431,7 +427,7 @@ impl<N: Network, S: Schedules> Run<'_, N, S> {
                 let missing = again.stages.into_iter().map(|stage| {
                     let missing = stage.into_iter().filter(|planned| !planned.is_already_so);
                     missing
-                        .map(|planned| self.where_it_was(planned, state, deeds))
+                        .map(|planned| Self::where_it_was(planned, state, deeds))
                         .collect()
                 });
                 missing.collect()
@@ -461,18 +457,14 @@ impl<N: Network, S: Schedules> Run<'_, N, S> {
 
     /// An entry that this run added and that does not show is added again with its number, which changes nothing if
     /// the look is behind; with another number it would stand there twice.
-    fn where_it_was(&self, planned: Planned, state: &State, deeds: &Deeds) -> Planned {
+    fn where_it_was(planned: Planned, state: &State, deeds: &Deeds) -> Planned {
         let Step::AddDeny(entry) = &planned.step else {
             return planned;
         };
-        let acl = state.network_acls.iter().flatten().find(|acl| acl.id == entry.acl);
-        let limit = acl.and_then(|acl| acl.first_allow(&self.request.rule));
+        let limit = acl_of(state, entry).and_then(|acl| acl.first_allow(&entry.rule));
         match deeds.placed.get(&entry.acl) {
-            Some((number, true)) if limit.is_none_or(|limit| *number < limit) => Planned {
-                step: Step::AddDeny(DenyEntry {
-                    number: *number,
-                    ..entry.clone()
-                }),
+            Some((placed, true)) if limit.is_none_or(|limit| placed.number < limit) => Planned {
+                step: Step::AddDeny(placed.clone()),
                 is_already_so: true,
             },
             _ => planned,
@@ -523,20 +515,22 @@ impl<N: Network, S: Schedules> Run<'_, N, S> {
     }
 }
 
+/// The network ACL of the entry, as the state has it.
+fn acl_of<'s>(state: &'s State, entry: &DenyEntry) -> Option<&'s NetworkAcl> {
+    state.network_acls.iter().flatten().find(|acl| acl.id == entry.acl)
+}
+
 /// The entries that stand, and those that were removed; without a look, those that were placed.
-fn entries(seen: Option<&Assessment>, deeds: &Deeds, request: &Request) -> Vec<NetworkAclEntry> {
-    let placed = || {
-        deeds.placed.iter().map(|(acl, (number, _))| DenyEntry {
-            acl: acl.clone(),
-            number: *number,
-            rule: request.rule,
-        })
+fn entries(seen: Option<&Assessment>, deeds: &Deeds) -> Vec<NetworkAclEntry> {
+    let standing: Vec<&DenyEntry> = match seen {
+        Some(seen) => seen.entries.iter().collect(),
+        None => deeds.placed.values().map(|(entry, _)| entry).collect(),
     };
-    let standing = seen.map_or_else(|| placed().collect(), |seen| seen.entries.clone());
-    let is_added = |entry: &DenyEntry| deeds.placed.get(&entry.acl) == Some(&(entry.number, true));
     let removed = deeds.removed.iter().filter(|removed| !standing.contains(removed));
-    let removed: Vec<NetworkAclEntry> = removed.map(|entry| NetworkAclEntry::of(entry, true)).collect();
-    let standing = standing.iter().map(|entry| NetworkAclEntry::of(entry, is_added(entry)));
+    let removed = removed.map(|entry| NetworkAclEntry::of(entry, true));
+    let standing = standing
+        .iter()
+        .map(|entry| NetworkAclEntry::of(entry, deeds.has_added(entry)));
     standing.chain(removed).collect()
 }
 

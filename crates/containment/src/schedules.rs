@@ -92,31 +92,27 @@ impl Schedules for EventBridgeSchedules {
             .mode(FlexibleTimeWindowMode::Off)
             .build()
             .map_err(|_| unusable())?;
+        // The two requests are of different types with the same members: an update replaces the whole schedule.
+        macro_rules! filled {
+            ($request:expr) => {
+                $request
+                    .name(&schedule.name)
+                    .group_name(&settings.group)
+                    .schedule_expression(expression(schedule))
+                    .flexible_time_window(window.clone())
+                    .action_after_completion(ActionAfterCompletion::Delete)
+                    .target(target.clone())
+            };
+        }
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let create = self
-                .client
-                .create_schedule()
-                .name(&schedule.name)
-                .group_name(&settings.group)
-                .schedule_expression(expression(schedule))
-                .flexible_time_window(window.clone())
-                .action_after_completion(ActionAfterCompletion::Delete)
-                .target(target.clone());
+            let create = filled!(self.client.create_schedule());
             match call(CREATE_SCHEDULE, deadline, create.send()).await {
                 Err(error) if error.has_code("ConflictException") => {}
                 outcome => return outcome.map(|_| ()),
             }
-            let update = self
-                .client
-                .update_schedule()
-                .name(&schedule.name)
-                .group_name(&settings.group)
-                .schedule_expression(expression(schedule))
-                .flexible_time_window(window.clone())
-                .action_after_completion(ActionAfterCompletion::Delete)
-                .target(target.clone());
+            let update = filled!(self.client.update_schedule());
             match call(UPDATE_SCHEDULE, deadline, update.send()).await {
                 Err(error) if error.has_code("ResourceNotFoundException") || error.has_code("ConflictException") => {
                     if attempts == ATTEMPTS {

@@ -1,7 +1,6 @@
 //! Metrics of a poll in CloudWatch's embedded metric format: one line on standard output for each region, from which
 //! CloudWatch Logs makes the metrics ("Specification: Embedded metric format" in the CloudWatch user guide).
 
-use aws_support::metrics::NAMESPACE;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -36,21 +35,7 @@ pub fn line(report: &RegionReport, measured: &Measured, now: Timestamp) -> Value
             metrics.push((name, "Seconds", json!(seconds)));
         }
     }
-    let definitions: Vec<Value> = metrics
-        .iter()
-        .map(|(name, unit, _)| json!({"Name": name, "Unit": unit}))
-        .collect();
-    let mut line = json!({
-        "_aws": {
-            "Timestamp": now.as_millisecond(),
-            "CloudWatchMetrics": [{"Namespace": NAMESPACE, "Dimensions": [["Region"]], "Metrics": definitions}],
-        },
-        "Region": report.region,
-    });
-    for (name, _, value) in metrics {
-        line[name] = value;
-    }
-    line
+    aws_support::metrics::line(now, &[("Region", report.region.as_str())], &[&["Region"]], &metrics)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What the function answers, and the words for what went wrong.
 
-use aws_support::credentials::GET_SECRET_VALUE;
+use aws_support::credentials::{self, GET_SECRET_VALUE};
 use aws_support::{AwsError, ErrorKind};
 use aws_text::Region;
 use serde::Serialize;
@@ -208,10 +208,7 @@ fn remedy(code: ErrorCode, error: &AwsError, region: &Region) -> String {
         ErrorCode::AccessDenied if is_state => {
             format!("allow {action} on the table STATE_TABLE_NAME names to the function's role")
         }
-        ErrorCode::AccessDenied if action == GET_SECRET_VALUE => format!(
-            "allow {action} on STATIC_CREDENTIALS_SECRET_ARN (and kms:Decrypt on its key) to the function's role, and \
-             let the secret hold AccessKeyId and SecretAccessKey"
-        ),
+        ErrorCode::AccessDenied if action == GET_SECRET_VALUE => credentials::remedy("the function's role"),
         ErrorCode::AccessDenied => format!(
             "allow {action} to the function's role; where the role has it, check that {region} is enabled for the \
              account and that no service control policy denies it"

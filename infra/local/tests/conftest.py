@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import local
 
 OTHER_ACCOUNT = "444455556666"
+EVENT_GROUP = "sg-0123456789abcdef0"  # of the files in events/
 SCHEDULES = {
     "ACTIONS_QUEUE_ARN": f"arn:aws:sqs:{local.REGION}:{local.ACCOUNT}:actions.fifo",
     "SCHEDULER_ROLE_ARN": f"arn:aws:iam::{local.ACCOUNT}:role/aisoc-scheduler",
@@ -68,6 +69,16 @@ def start_poller(
 @pytest.fixture
 def poller(start_poller: Callable[..., local.Function]) -> local.Function:
     return start_poller()
+
+
+@pytest.fixture
+def ec2(aws: local.StandIn) -> Any:
+    return aws.client("ec2")
+
+
+@pytest.fixture
+def group(ec2: Any) -> str:
+    return block_list(ec2)
 
 
 @pytest.fixture

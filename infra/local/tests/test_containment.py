@@ -8,6 +8,7 @@ import pytest
 
 import local
 from conftest import (
+    EVENT_GROUP,
     OTHER_ACCOUNT,
     attach,
     block_list,
@@ -19,18 +20,6 @@ from conftest import (
     results,
     tags_of,
 )
-
-EVENT_GROUP = "sg-0123456789abcdef0"  # of the files in events/
-
-
-@pytest.fixture
-def ec2(aws: local.StandIn) -> Any:
-    return aws.client("ec2")
-
-
-@pytest.fixture
-def group(ec2: Any) -> str:
-    return block_list(ec2)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 
 import local
 from conftest import (
+    EVENT_GROUP,
     OTHER_ACCOUNT,
     SCHEDULES,
     attach,
@@ -30,20 +31,9 @@ from conftest import (
     tags_of,
 )
 
-EVENT_GROUP = "sg-0123456789abcdef0"  # of the files in events/
-EVENT_ACL = "acl-0123456789abcdef0"
+EVENT_ACL = "acl-0123456789abcdef0"  # of the files in events/
 TARGET = "203.0.113.45/32"
 DENY = (1, TARGET, "6", (0, 65535))
-
-
-@pytest.fixture
-def ec2(aws: local.StandIn) -> Any:
-    return aws.client("ec2")
-
-
-@pytest.fixture
-def group(ec2: Any) -> str:
-    return block_list(ec2)
 
 
 @pytest.fixture
