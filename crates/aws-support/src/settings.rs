@@ -88,6 +88,12 @@ impl<'a> Settings<'a> {
         (!elements.is_empty()).then_some(elements)
     }
 
+    /// `AWS_LAMBDA_FUNCTION_NAME`, which Lambda sets; elsewhere there may be none.
+    pub fn function_name(&mut self) -> String {
+        self.text("AWS_LAMBDA_FUNCTION_NAME")
+            .unwrap_or_else(|| "unknown".to_owned())
+    }
+
     /// Notes a problem that no single value shows.
     pub fn note(&mut self, problem: String) {
         self.problems.push(problem);

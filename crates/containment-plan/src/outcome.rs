@@ -50,6 +50,19 @@ pub enum Status {
     Simulated,
 }
 
+impl Status {
+    /// The name used in results.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Succeeded => "succeeded",
+            Status::Failed => "failed",
+            Status::Rejected => "rejected",
+            Status::Simulated => "simulated",
+        }
+    }
+}
+
 /// What was looked at and changed. What is not known is null.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Details {

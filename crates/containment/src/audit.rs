@@ -8,7 +8,6 @@ use containment_plan::audit::{Attached, Closed, Revoked, attached};
 use containment_plan::{ErrorDetail, Outcome, Policy};
 use futures::future::join_all;
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use crate::accounts::Accounts;
 use crate::ec2::NO_SUCH_RULE;
@@ -193,25 +192,4 @@ async fn close<N: Network>(network: &N, attached: Attached, deadline: &Deadline)
         network_acls: acls.ok(),
         attached,
     }))
-}
-
-/// The metrics of one place in CloudWatch's embedded metric format.
-#[must_use]
-pub fn metrics(place: &PlaceReport, now: jiff::Timestamp) -> Value {
-    let account = place
-        .role_arn
-        .as_ref()
-        .and_then(|role| role.as_str().split(':').nth(4))
-        .unwrap_or("own");
-    aws_support::metrics::line(
-        now,
-        &[("Region", place.region.as_str()), ("Account", account)],
-        &[&["Region", "Account"], &[]],
-        &[
-            ("BlockListsAudited", "Count", json!(place.groups_audited)),
-            ("BlockListsInUse", "Count", json!(place.groups_in_use)),
-            ("RulesRevoked", "Count", json!(place.rules_revoked)),
-            ("AuditErrors", "Count", json!(u8::from(place.error.is_some()))),
-        ],
-    )
 }

@@ -13,6 +13,8 @@ use crate::schedules::ScheduleSettings;
 /// The containment function's settings, from its environment variables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// `AWS_LAMBDA_FUNCTION_NAME`: whose metrics they are
+    pub function_name: String,
     /// `AWS_REGION`: where a group is if the request does not say
     pub region: Region,
     /// `RESULTS_QUEUE_URL`: where results go; to the log only if not set
@@ -40,6 +42,7 @@ impl Config {
     /// Every setting that is missing or wrong, in one error.
     pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
         let mut settings = Settings::new(lookup);
+        let function_name = settings.function_name();
         let region = settings.required("AWS_REGION", str::parse::<Region>);
         let results_queue_url = settings.optional("RESULTS_QUEUE_URL", queue_url);
         let external_id = settings.optional("ASSUME_ROLE_EXTERNAL_ID", |text| Ok::<_, &str>(text.to_owned()));
@@ -69,6 +72,7 @@ impl Config {
         settings.finish(|| {
             let region = region?;
             Some(Self {
+                function_name,
                 results_queue_url,
                 external_id,
                 static_credentials_secret_arn: secret_arn,

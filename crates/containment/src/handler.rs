@@ -12,14 +12,17 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::accounts::Accounts;
-use crate::audit::{self, Audit, AuditScope};
+use crate::audit::{Audit, AuditScope};
 use crate::executor::{Executor, Verdict};
+use crate::metrics::{self, Ending};
 use crate::results::ResultSink;
 use crate::schedules::Schedules;
 
 /// The function, with what it works on.
 #[derive(Debug)]
 pub struct Containment<A, S, C, R, M> {
+    /// Whose metrics they are
+    pub function_name: String,
     /// Carries out requests
     pub executor: Executor<A, S, C>,
     /// What an audit looks at
@@ -97,6 +100,7 @@ impl<A: Accounts, S: Schedules, C: Clock, R: ResultSink, M: MetricSink> Containm
         let outcome = match self.decide(body, message_id, deadline).await {
             Verdict::Decided(outcome) => outcome,
             Verdict::Undecided { so_far, error } => {
+                self.measure(Ending::HandedBack(&so_far));
                 tracing::warn!(
                     message_id,
                     request_id = so_far.request_id,
@@ -108,7 +112,13 @@ impl<A: Accounts, S: Schedules, C: Clock, R: ResultSink, M: MetricSink> Containm
             }
         };
         log(&outcome, message_id);
-        self.results.send(&outcome, deadline).await.map_err(|error| {
+        let sent = self.results.send(&outcome, deadline).await;
+        self.measure(if sent.is_ok() {
+            Ending::Decided(&outcome)
+        } else {
+            Ending::HandedBack(&outcome)
+        });
+        sent.map_err(|error| {
             tracing::error!(
                 message_id,
                 request_id = outcome.request_id,
@@ -123,6 +133,7 @@ impl<A: Accounts, S: Schedules, C: Clock, R: ResultSink, M: MetricSink> Containm
         let outcome = match self.decide(input, invocation_id, deadline).await {
             Verdict::Decided(outcome) => {
                 log(&outcome, invocation_id);
+                self.measure(Ending::Decided(&outcome));
                 self.results
                     .send(&outcome, deadline)
                     .await
@@ -132,6 +143,7 @@ impl<A: Accounts, S: Schedules, C: Clock, R: ResultSink, M: MetricSink> Containm
             // Whoever called directly decides about another try; the results queue gets decided results only.
             Verdict::Undecided { so_far, .. } => {
                 log(&so_far, invocation_id);
+                self.measure(Ending::HandedBack(&so_far));
                 so_far
             }
         };
@@ -156,12 +168,14 @@ impl<A: Accounts, S: Schedules, C: Clock, R: ResultSink, M: MetricSink> Containm
         };
         let audited = audit.run(deadline).await;
         for place in &audited.report.places {
-            self.metrics.put(&audit::metrics(place, self.executor.clock.now()));
+            let now = self.executor.clock.now();
+            self.metrics.put(&metrics::of_audit(place, &self.function_name, now));
         }
         let mut unsent = None;
         for outcome in &audited.outcomes {
             tracing::error!(request_id = outcome.request_id, "{}", outcome.summary);
             log(outcome, invocation_id);
+            self.measure(Ending::Decided(outcome));
             if let Err(error) = self.results.send(outcome, deadline).await {
                 unsent = Some(failure("ResultNotSent", error.to_string()));
             }
@@ -181,6 +195,11 @@ impl<A: Accounts, S: Schedules, C: Clock, R: ResultSink, M: MetricSink> Containm
             return Err(failure("AuditFailed", failed.join("; ")));
         }
         unsent.map_or(Ok(report), Err)
+    }
+
+    fn measure(&self, ending: Ending<'_>) {
+        let now = self.executor.clock.now();
+        self.metrics.put(&metrics::of_request(ending, &self.function_name, now));
     }
 
     async fn decide(&self, body: &str, stand_in_id: &str, deadline: &Deadline) -> Verdict {
@@ -238,6 +257,9 @@ fn log(outcome: &Outcome, message_id: &str) {
     tracing::info!(
         message_id,
         request_id = outcome.request_id,
+        action = outcome.action,
+        target = outcome.target,
+        status = outcome.status.as_str(),
         %result,
         "{}",
         outcome.summary
@@ -531,8 +553,12 @@ mod tests {
         assert_eq!(result["error"]["code"], "group_in_use");
         assert_eq!(result["details"]["network_interface_ids"], json!(["eni-1"]));
         let metrics = world.metrics.take();
+        let audited = metrics
+            .iter()
+            .find(|line| line.get("BlockListsInUse").is_some())
+            .unwrap();
         assert_eq!(
-            (&metrics[0]["BlockListsInUse"], &metrics[0]["RulesRevoked"]),
+            (&audited["BlockListsInUse"], &audited["RulesRevoked"]),
             (&json!(1), &json!(1))
         );
 
@@ -582,6 +608,43 @@ mod tests {
         let failure = world.run(r#"{"mode":"audit"}"#).await.unwrap_err();
         assert_eq!(failure.error_type, "ResultNotSent");
         assert!(world.recorded(GROUP_A).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_request_is_counted_once_by_how_it_ended() {
+        let block = body("r-1", "BLOCK_IP", GROUP_A).to_string();
+        let world = World::default();
+        world.batch(vec![record("1", "g", &block)]).await;
+        world.batch(vec![record("2", "g", r#"{"action":"DROP_TABLE"}"#)]).await;
+        // WHEN EC2 is throttled, and when the result cannot be sent
+        world.fail("look", ErrorKind::Throttled, "RequestLimitExceeded");
+        world.batch(vec![record("3", "g", &block)]).await;
+        world.fail("send", ErrorKind::Throttled, "T");
+        world.batch(vec![record("4", "g", &block)]).await;
+        let endings: Vec<String> = world
+            .metrics
+            .take()
+            .iter()
+            .map(|line| {
+                let ended: Vec<&str> = line
+                    .as_object()
+                    .unwrap()
+                    .iter()
+                    .filter(|(name, value)| name.starts_with("Requests") && **value == json!(1))
+                    .map(|(name, _)| name.as_str())
+                    .collect();
+                format!("{} {}", line["Action"].as_str().unwrap(), ended.join(" "))
+            })
+            .collect();
+        assert_eq!(
+            endings,
+            [
+                "BLOCK_IP RequestsSucceeded",
+                "UNKNOWN RequestsRejected",
+                "BLOCK_IP RequestsHandedBack",
+                "BLOCK_IP RequestsHandedBack",
+            ]
+        );
     }
 
     #[tokio::test(start_paused = true)]

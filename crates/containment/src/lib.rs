@@ -15,6 +15,7 @@ pub mod ec2;
 pub mod executor;
 pub mod failure;
 pub mod handler;
+pub mod metrics;
 pub mod network;
 pub mod results;
 mod run;

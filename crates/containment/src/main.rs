@@ -43,6 +43,7 @@ async fn containment() -> anyhow::Result<RealContainment> {
     let networks = with_static_credentials(&aws, config.static_credentials_secret_arn.as_deref());
     let sts = aws_sdk_sts::Client::new(&networks);
     Ok(Containment {
+        function_name: config.function_name,
         executor: Executor {
             region: config.region,
             policy: config.policy,

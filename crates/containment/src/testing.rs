@@ -235,6 +235,7 @@ impl World {
     /// The function, working on this.
     fn containment(&self) -> Containment<&World, &World, At, &World, &World> {
         Containment {
+            function_name: "containment".to_owned(),
             executor: Executor {
                 region: self.region.clone(),
                 policy: self.policy.clone(),

@@ -11,6 +11,8 @@ use crate::query::Narrowing;
 /// The poller's settings, from its environment variables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// `AWS_LAMBDA_FUNCTION_NAME`: whose metrics they are
+    pub function_name: String,
     /// `FINDINGS_QUEUE_URL`: where events go
     pub findings_queue_url: String,
     /// `STATE_TABLE_NAME`: the DynamoDB table of what was delivered
@@ -51,6 +53,7 @@ impl Config {
     /// Every setting that is missing or wrong, in one error.
     pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
         let mut settings = Settings::new(lookup);
+        let function_name = settings.function_name();
         let findings_queue_url = settings.required("FINDINGS_QUEUE_URL", queue_url);
         let state_table_name = settings.required("STATE_TABLE_NAME", table_name);
         let regions = match settings.list("SECURITY_HUB_REGIONS", str::parse::<Region>) {
@@ -91,6 +94,7 @@ impl Config {
         let static_credentials_secret_arn = settings.unrepeated("STATIC_CREDENTIALS_SECRET_ARN", secret_arn);
         settings.finish(|| {
             Some(Self {
+                function_name,
                 findings_queue_url: findings_queue_url?,
                 state_table_name: state_table_name?,
                 regions: regions?,

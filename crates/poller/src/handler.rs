@@ -67,7 +67,9 @@ impl<F: FindingSource, S: EventSink, L: DeliveryLedger, C: Clock, M: MetricSink>
                 in_flight: &in_flight,
             };
             let (report, measured) = poll.poll(&mode).await;
-            self.metrics.put(&metrics::line(&report, &measured, self.clock.now()));
+            let function = &self.config.function_name;
+            let line = metrics::of_region(&report, &measured, function, self.clock.now());
+            self.metrics.put(&line);
             report
         });
         let regions = join_all(polls).await;
@@ -77,6 +79,9 @@ impl<F: FindingSource, S: EventSink, L: DeliveryLedger, C: Clock, M: MetricSink>
             events_sent: regions.iter().map(|region| region.events_sent).sum(),
             regions,
         };
+        if let Some(line) = metrics::of_poll(&report, &self.config.function_name, self.clock.now()) {
+            self.metrics.put(&line);
+        }
         let failed: Vec<String> = report
             .regions
             .iter()
@@ -229,6 +234,7 @@ mod tests {
     fn poller(regions: &[&str], hub: Hub, queue: Queue) -> TestPoller {
         Poller {
             config: Config {
+                function_name: "poller".to_owned(),
                 findings_queue_url: String::new(),
                 state_table_name: String::new(),
                 narrowing: Narrowing::default(),

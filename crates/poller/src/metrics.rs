@@ -4,7 +4,8 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::report::RegionReport;
+use crate::input::ModeName;
+use crate::report::{PollReport, RegionReport};
 
 /// What is measured beyond the report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub struct Measured {
 
 /// The metrics of one region as a log line.
 #[must_use]
-pub fn line(report: &RegionReport, measured: &Measured, now: Timestamp) -> Value {
+pub fn of_region(report: &RegionReport, measured: &Measured, function: &str, now: Timestamp) -> Value {
     let mut metrics = vec![
         ("FindingsSeen", "Count", json!(report.findings_seen)),
         ("EventsSent", "Count", json!(report.events_sent)),
@@ -35,12 +36,27 @@ pub fn line(report: &RegionReport, measured: &Measured, now: Timestamp) -> Value
             metrics.push((name, "Seconds", json!(seconds)));
         }
     }
-    aws_support::metrics::line(now, &[("Region", report.region.as_str())], &[&["Region"]], &metrics)
+    let region = [("Region", report.region.as_str())];
+    aws_support::metrics::line(now, function, &region, &metrics)
+}
+
+/// The metrics of a whole poll as a log line. `PollsSucceeded` is 1 where no region failed, which running out of time is
+/// not, and 0 otherwise: its absence is how an alarm notices a poller that does not run at all. Only incremental polls
+/// have it: a reconcile that works must not hide a schedule that does not.
+#[must_use]
+pub fn of_poll(report: &PollReport, function: &str, now: Timestamp) -> Option<Value> {
+    if report.mode != ModeName::Incremental {
+        return None;
+    }
+    let has_failed = report.regions.iter().any(|region| region.error.is_some());
+    let metrics = [("PollsSucceeded", "Count", json!(u8::from(!has_failed)))];
+    Some(aws_support::metrics::line(now, function, &[], &metrics))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::{ErrorCode, RegionError};
 
     #[test]
     fn each_metric_is_defined_and_has_a_value() {
@@ -55,11 +71,14 @@ mod tests {
             lag_seconds: Some(90),
             lateness_seconds: Some(-4),
         };
-        let line = line(&report, &measured, Timestamp::constant(1_000, 0));
+        let line = of_region(&report, &measured, "poller", Timestamp::constant(1_000, 0));
         assert_eq!(line["_aws"]["Timestamp"], 1_000_000);
         assert_eq!(line["Region"], "us-east-1");
         let definition = &line["_aws"]["CloudWatchMetrics"][0];
-        assert_eq!(definition["Dimensions"], json!([["Region"]]));
+        assert_eq!(
+            definition["Dimensions"],
+            json!([["FunctionName"], ["FunctionName", "Region"]])
+        );
         let values: Vec<_> = definition["Metrics"]
             .as_array()
             .unwrap()
@@ -87,9 +106,37 @@ mod tests {
     #[test]
     fn what_is_not_known_is_left_out() {
         let report = RegionReport::new("us-east-1".parse().unwrap());
-        let line = line(&report, &Measured::default(), Timestamp::UNIX_EPOCH);
+        let line = of_region(&report, &Measured::default(), "poller", Timestamp::UNIX_EPOCH);
         assert!(line.get("Lateness").is_none());
         assert!(line.get("OldestUndeliveredAge").is_none());
         assert_eq!(line["FindingsSeen"], 0);
+    }
+
+    #[test]
+    fn a_poll_has_succeeded_where_no_region_failed() {
+        let region = |error: Option<RegionError>| RegionReport {
+            error,
+            ..RegionReport::new("us-east-1".parse().unwrap())
+        };
+        let failed = RegionError {
+            code: ErrorCode::Throttled,
+            message: String::new(),
+            remedy: String::new(),
+        };
+        let poll = |mode, regions| PollReport {
+            mode,
+            complete: false,
+            regions,
+            events_sent: 0,
+        };
+        let succeeded =
+            |report| of_poll(&report, "poller", Timestamp::UNIX_EPOCH).map(|line| line["PollsSucceeded"].clone());
+        assert_eq!(
+            succeeded(poll(ModeName::Incremental, vec![region(None)])),
+            Some(json!(1))
+        );
+        let one_of_two = vec![region(None), region(Some(failed))];
+        assert_eq!(succeeded(poll(ModeName::Incremental, one_of_two)), Some(json!(0)));
+        assert_eq!(succeeded(poll(ModeName::Reconcile, vec![region(None)])), None);
     }
 }
