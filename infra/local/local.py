@@ -34,6 +34,7 @@ EMULATOR = (
     / "rapid"
     / ("aws-lambda-rie-arm64" if platform.machine() in ("aarch64", "arm64") else "aws-lambda-rie-x86_64")
 )
+TEMPLATE = ROOT / "template.yaml"
 ACCOUNT = "123456789012"  # moto's own
 REGION = "us-east-1"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "standin", "AWS_SECRET_ACCESS_KEY": "standin", "AWS_SESSION_TOKEN": "standin"}
@@ -99,11 +100,28 @@ class StandIn:
             config=Config(retries={"total_max_attempts": 1}),
         )
 
-    def account(self, account: str) -> dict[str, str]:
-        """Credentials of another account."""
-        role = f"arn:aws:iam::{account}:role/tests"
+    def assume(self, role: str) -> dict[str, str]:
+        """Credentials of a role, as the services that it trusts get them. What the policies of one in IAM do not
+        allow is denied to them."""
         sts = self.client("sts", credentials=TESTS)
         return sts.assume_role(RoleArn=role, RoleSessionName="tests")["Credentials"]
+
+    def account(self, account: str) -> dict[str, str]:
+        """Credentials of another account."""
+        return self.assume(f"arn:aws:iam::{account}:role/tests")
+
+    def deploy(self, name: str = "aisoc", **parameters: str) -> "Stack":
+        """The template, deployed as a stack. The code of its functions is a placeholder: what runs are the binaries."""
+        s3 = self.client("s3")
+        s3.create_bucket(Bucket="code")
+        s3.put_object(Bucket="code", Key="function.zip", Body=b"placeholder")
+        self.client("cloudformation").create_stack(
+            StackName=name,
+            TemplateBody=TEMPLATE.read_text().replace("CodeUri: .", "CodeUri: s3://code/function.zip"),
+            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+            Capabilities=["CAPABILITY_IAM"],
+        )
+        return Stack(self, name)
 
     def state_table(self, name: str = "state") -> str:
         """The poller's state table, as the template has it."""
@@ -126,13 +144,18 @@ class StandIn:
 
     def fire(self, name: str, group: str = "default") -> None:
         """What EventBridge Scheduler does at the time of a one-time schedule whose target is a queue."""
-        scheduler, sqs = self.client("scheduler"), self.client("sqs")
+        scheduler = self.client("scheduler")
         schedule = scheduler.get_schedule(Name=name, GroupName=group)
         target = schedule["Target"]
-        queue = sqs.get_queue_url(QueueName=target["Arn"].rpartition(":")[2])["QueueUrl"]
+        sqs = self.client("sqs", credentials=self.assume(target["RoleArn"]))
+        queue = self.client("sqs").get_queue_url(QueueName=target["Arn"].rpartition(":")[2])["QueueUrl"]
         sqs.send_message(QueueUrl=queue, MessageBody=target["Input"], **target.get("SqsParameters", {}))
         if schedule.get("ActionAfterCompletion") == "DELETE":
             scheduler.delete_schedule(Name=name, GroupName=group)
+
+    def used_rights(self) -> set[tuple[str, str, str]]:
+        """Of the rights of roles and users that were used: whose, the statement's Sid, and the action."""
+        return {tuple(right) for right in json.loads(self._own("GET", "/standin/used-rights"))}
 
     def calls(self) -> list[dict[str, Any]]:
         return json.loads(self._own("GET", "/standin/calls"))
@@ -171,6 +194,38 @@ class StandIn:
 
     def __exit__(self, *_: object) -> None:
         _end(self._process)
+
+
+class Stack:
+    """A stack that was deployed from the template."""
+
+    def __init__(self, aws: StandIn, name: str):
+        cloudformation = aws.client("cloudformation")
+        (described,) = cloudformation.describe_stacks(StackName=name)["Stacks"]
+        resources = cloudformation.describe_stack_resources(StackName=name)["StackResources"]
+        self._aws = aws
+        self.name = name
+        self.outputs = {output["OutputKey"]: output["OutputValue"] for output in described["Outputs"]}
+        self.resources = {
+            r["LogicalResourceId"]: r.get("PhysicalResourceId") for r in resources if "LogicalResourceId" in r
+        }
+
+    def configuration(self, function: str) -> dict[str, Any]:
+        """Of a function, by its name in the template: as Lambda has it."""
+        return self._aws.client("lambda").get_function_configuration(FunctionName=self.resources[function])
+
+    def environment(self, function: str) -> dict[str, str]:
+        """The environment variables of a function as deployed, with those that Lambda adds, for this machine."""
+        configuration = self.configuration(function)
+        credentials = self._aws.assume(configuration["Role"])
+        return {
+            **configuration["Environment"]["Variables"],
+            "AWS_LAMBDA_FUNCTION_NAME": configuration["FunctionName"],
+            "AWS_ACCESS_KEY_ID": credentials["AccessKeyId"],
+            "AWS_SECRET_ACCESS_KEY": credentials["SecretAccessKey"],
+            "AWS_SESSION_TOKEN": credentials["SessionToken"],
+            "AWS_ENDPOINT_URL": self._aws.url,
+        }
 
 
 class FunctionError(Exception):

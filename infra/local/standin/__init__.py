@@ -4,6 +4,8 @@ What it adds stands in this package and nowhere else:
 
 - `security_hub`: GetFindings with filters, order, paging and "not subscribed"; findings keep their text.
 - `ec2`: dry runs, quotas and errors of network ACL entries; quotas, tags and revocation of security group rules.
+- `cloudformation`: the transform of SAM, checks of parameters, resources that moto does not make.
+- `iam`: policies of roles, users and queues are kept to.
 - `scheduler`: errors of EventBridge Scheduler, and all of UpdateSchedule.
 - `sqs`: SendMessage without a count of the whole queue.
 - `sts`: AssumeRole asks the role's trust policy.

@@ -4,12 +4,13 @@ Port 0, the default, takes a free one.
 """
 
 import logging
+import os
 import sys
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
-from . import ec2, scheduler, security_hub, sqs, sts
+from . import cloudformation, ec2, scheduler, security_hub, sqs, sts
 from .front import Front
 
 
@@ -20,8 +21,9 @@ class Handler(MotoRequestHandler):
 
 
 def main(host: str = "127.0.0.1", port: str = "0") -> None:
+    os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # the transform of SAM asks for one
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    for module in (ec2, scheduler, security_hub, sqs, sts):
+    for module in (cloudformation, ec2, scheduler, security_hub, sqs, sts):
         module.install()
     app = Front(DomainDispatcherApplication(create_backend_app))
     server = make_server(host, int(port), app, threaded=True, request_handler=Handler)

@@ -7,6 +7,7 @@ Its own routes, beside moto's `/moto-api/reset`:
 - `POST /standin/faults`: a list of faults, see `Fault`.
 - `GET /standin/struck`: the call that a fault with `at` struck, or null. For a fault that hangs, waits for it.
 - `GET /standin/idle`: answers when no call is under way.
+- `GET /standin/used-rights`: the rights of roles and users that were used since the last reset, see `iam.used`.
 - `POST /standin/settings`: an object of fields of `Settings`, here and in `ec2`, `security_hub` and `sts`. Those not
   named go back to their defaults.
 - `POST /standin/reset`: forgets calls, faults, settings and everything moto holds.
@@ -24,13 +25,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import parse_qs
+from xml.sax.saxutils import escape
 
 from moto.iam.models import get_account_id_from
 from moto.moto_api._internal import moto_api_backend
 from werkzeug.test import run_wsgi_app
 from werkzeug.wrappers import Request, Response
 
-from . import ec2, security_hub, sts
+from . import ec2, iam, security_hub, sts
 
 _REST_OPERATIONS = {
     ("securityhub", "POST", "/findings"): "GetFindings",
@@ -58,6 +60,7 @@ class Call:
 
     def __init__(self, request: Request):
         self.body = request.get_data()
+        self.path, self.query = request.path, request.args
         # AWS4-HMAC-SHA256 Credential=<key>/<date>/<region>/<service>/aws4_request, ...
         scope = request.headers.get("Authorization", "").partition("Credential=")[2].split(",")[0].split("/")
         self.access_key, _, self.region, self.service, _ = scope if len(scope) == 5 else ("", "", "", "", "")
@@ -68,9 +71,9 @@ class Call:
         elif self.service in _QUERY_SERVICES:
             self.operation = parse_qs(self.body.decode()).get("Action", [""])[0]
         else:
-            paths = (request.path, request.path.rpartition("/")[0] + "/*")
+            paths = (self.path, self.path.rpartition("/")[0] + "/*")
             names = (_REST_OPERATIONS.get((self.service, request.method, path)) for path in paths)
-            self.operation = next(filter(None, names), request.path)
+            self.operation = next(filter(None, names), self.path)
 
     def as_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("service", "operation", "region", "access_key", "account")}
@@ -161,6 +164,9 @@ class Front:
     def _answer(self, call: Call, fault: Fault | None, environ: dict[str, Any]) -> WsgiApp:
         if call.service == "sqs" and call.operation.startswith("SendMessage") and _has_illegal_character(call.body):
             return _error(call, "InvalidMessageContents", 400)
+        if denial := iam.denial(call):
+            code = {"ec2": "UnauthorizedOperation", "sts": "AccessDenied"}.get(call.service, "AccessDeniedException")
+            return _error(call, code, 403, denial)
         match fault and fault.effect:
             case None:
                 return self._moto
@@ -224,6 +230,8 @@ class Front:
                 with self._idle:
                     is_idle = self._idle.wait_for(lambda: self._under_way == 0, timeout=30)
                 return Response(status=204 if is_idle else 500)
+            case ("GET", "/standin/used-rights"):
+                return _json(sorted(iam.used))
             case ("POST", "/standin/faults"):
                 with self._lock:
                     self._faults = [Fault(**fault) for fault in json.loads(request.get_data())]
@@ -238,6 +246,7 @@ class Front:
                 with self._lock:
                     self._calls, self._faults, self._struck = [], [], None
                     self._set({})
+                    iam.used.clear()
                     moto_api_backend.reset()
                 return Response(status=204)
             case _:
@@ -277,9 +286,9 @@ def _has_illegal_character(body: bytes) -> bool:
     return is_illegal(json.loads(body))
 
 
-def _error(call: Call, code: str, status: int) -> Response:
-    message = f"the stand-in was told to answer {call.operation} with {code}"
-    error = f"<Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>"
+def _error(call: Call, code: str, status: int, message: str | None = None) -> Response:
+    message = message or f"the stand-in was told to answer {call.operation} with {code}"
+    error = f"<Error><Type>Sender</Type><Code>{code}</Code><Message>{escape(message)}</Message></Error>"
     match call.service:
         case "ec2":
             body = f"<Response><Errors>{error}</Errors><RequestID>r</RequestID></Response>"

@@ -6,15 +6,15 @@ tests need another account, not its roles. What this stand-in does not know in a
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 from xml.sax.saxutils import escape
 
 from moto.iam.models import get_account_id_from, iam_backends
 from moto.sts.exceptions import STSValidationError
 from moto.sts.responses import TokenResponse
+
+from .iam import as_list, conditions_hold, principal_of
 
 TESTS_KEY = "tests"  # the access key of the tests themselves, which may assume every role
 
@@ -24,7 +24,7 @@ class Settings:
     """How STS behaves, beyond what it always does."""
 
     caller_arn: str = "arn:aws:iam::123456789012:role/aisoc-containment-function"
-    """Who calls, where the call is not signed with the credentials of an assumed role"""
+    """Who calls, where IAM does not hold who has the key"""
     roles_must_exist: bool = False
     """A role that IAM does not hold cannot be assumed"""
 
@@ -33,44 +33,23 @@ settings = Settings()
 
 
 def _caller(access_key: str, partition: str) -> str:
-    key = iam_backends[get_account_id_from(access_key)][partition].access_keys.get(access_key)
+    account = get_account_id_from(access_key)
+    if principal := principal_of(account, access_key):
+        return principal.arn
+    key = iam_backends[account][partition].access_keys.get(access_key)
     return (key and key.role_arn) or settings.caller_arn
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _arn_matches(have: str, want: str) -> bool:
-    """Part by part: an asterisk does not reach over a colon."""
-    haves, wants = have.split(":", 5), want.split(":", 5)
-    return len(haves) == len(wants) and all(map(fnmatchcase, haves, wants))
-
-
-# By operator: the condition keys known with it, and how it compares. IAM takes the names of keys in any case.
-_CONDITIONS: dict[str, tuple[set[str], Callable[[str, str], bool]]] = {
-    "StringEquals": ({"sts:externalid", "aws:principalarn"}, str.__eq__),
-    "ArnEquals": ({"aws:principalarn"}, _arn_matches),
-    "ArnLike": ({"aws:principalarn"}, _arn_matches),
-}
 
 
 def _admits(statement: dict[str, Any], caller: str, external_id: str | None) -> bool:
     account = caller.split(":")[4]
     principal = statement.get("Principal", {})
-    principals = _as_list(principal.get("AWS", []) if isinstance(principal, dict) else principal)
+    principals = as_list(principal.get("AWS", []) if isinstance(principal, dict) else principal)
     if not {"*", caller, account, f"arn:aws:iam::{account}:root"}.intersection(principals):
         return False
-    if not {"*", "sts:*", "sts:AssumeRole"}.intersection(_as_list(statement.get("Action"))):
+    if not {"*", "sts:*", "sts:AssumeRole"}.intersection(as_list(statement.get("Action"))):
         return False
-    context = {"sts:externalid": external_id, "aws:principalarn": caller}
-    for operator, condition in statement.get("Condition", {}).items():
-        keys, matches = _CONDITIONS.get(operator, (set(), str.__eq__))
-        for key, values in condition.items():
-            have = context.get(key.lower())
-            if key.lower() not in keys or have is None or not any(matches(have, want) for want in _as_list(values)):
-                return False
-    return True
+    context = {"sts:ExternalId": [external_id] if external_id else [], "aws:PrincipalArn": [caller]}
+    return conditions_hold(statement, context) is True
 
 
 def _may_assume(arn: str, caller: str, external_id: str | None) -> bool:
@@ -81,7 +60,7 @@ def _may_assume(arn: str, caller: str, external_id: str | None) -> bool:
     role = next((role for role in iam_backends[account][partition].get_roles() if role.name == name), None)
     if role is None:
         return not settings.roles_must_exist
-    statements = _as_list(json.loads(role.assume_role_policy_document)["Statement"])
+    statements = as_list(json.loads(role.assume_role_policy_document)["Statement"])
     only_allows = all(statement["Effect"] == "Allow" for statement in statements)
     return role.arn == arn and only_allows and any(_admits(s, caller, external_id) for s in statements)
 

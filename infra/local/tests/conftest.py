@@ -16,10 +16,14 @@ import local
 
 OTHER_ACCOUNT = "444455556666"
 EVENT_GROUP = "sg-0123456789abcdef0"  # of the files in events/
-SCHEDULES = {
-    "ACTIONS_QUEUE_ARN": f"arn:aws:sqs:{local.REGION}:{local.ACCOUNT}:actions.fifo",
-    "SCHEDULER_ROLE_ARN": f"arn:aws:iam::{local.ACCOUNT}:role/aisoc-scheduler",
-    "SCHEDULE_GROUP": "aisoc",
+SCHEDULE_GROUP = "aisoc-expiry"  # the stack's
+PLAYBOOKS = f"arn:aws:iam::{local.ACCOUNT}:role/playbooks"
+# The stack that the tests run on, where they ask for nothing else.
+PARAMETERS = {
+    "PlaybookPrincipalArn": PLAYBOOKS,
+    "InitialLookbackSeconds": "0",
+    "AllowedRoleArns": "arn:aws:iam::*:role/aisoc-containment",
+    "ProtectedCidrs": "192.0.2.0/28",
 }
 
 
@@ -48,22 +52,26 @@ def start(aws: local.StandIn) -> Iterator[Callable[..., local.Function]]:
 
 
 @pytest.fixture
-def findings_queue(aws: local.StandIn) -> str:
-    return aws.client("sqs").create_queue(QueueName="findings")["QueueUrl"]
+def stack(aws: local.StandIn, request: pytest.FixtureRequest) -> local.Stack:
+    """The template, deployed; `@pytest.mark.parameters(Name="value")` adds parameters, or replaces them."""
+    marker = request.node.get_closest_marker("parameters")
+    return aws.deploy(**{**PARAMETERS, **(marker.kwargs if marker else {})})
 
 
 @pytest.fixture
-def results_queue(aws: local.StandIn) -> str:
-    return aws.client("sqs").create_queue(QueueName="results")["QueueUrl"]
+def findings_queue(stack: local.Stack) -> str:
+    return stack.outputs["FindingsQueueUrl"]
 
 
 @pytest.fixture
-def start_poller(
-    aws: local.StandIn, start: Callable[..., local.Function], findings_queue: str
-) -> Callable[..., local.Function]:
-    """Starts a poller with queue and table; settings are added, or replaced."""
-    settings = {"FINDINGS_QUEUE_URL": findings_queue, "STATE_TABLE_NAME": aws.state_table()}
-    return lambda timeout=60, **more: start("poller", timeout, **{**settings, "INITIAL_LOOKBACK_SECONDS": "0", **more})
+def results_queue(stack: local.Stack) -> str:
+    return stack.outputs["ResultsQueueUrl"]
+
+
+@pytest.fixture
+def start_poller(stack: local.Stack, start: Callable[..., local.Function]) -> Callable[..., local.Function]:
+    """Starts the poller as deployed; settings are added, or replaced."""
+    return lambda timeout=60, **more: start("poller", timeout, **as_deployed(stack, "Poller", more))
 
 
 @pytest.fixture
@@ -82,28 +90,26 @@ def group(ec2: Any) -> str:
 
 
 @pytest.fixture
-def actions_queue(aws: local.StandIn) -> str:
-    return create_actions_queue(aws)
+def actions_queue(stack: local.Stack) -> str:
+    return stack.outputs["ActionsQueueUrl"]
 
 
 @pytest.fixture
-def start_containment(
-    aws: local.StandIn, start: Callable[..., local.Function], results_queue: str, actions_queue: str
-) -> Callable[..., local.Function]:
-    """Starts a containment function with its queues and schedules; settings are added, or replaced."""
-    aws.client("scheduler").create_schedule_group(Name="aisoc")
-    settings = {
-        "RESULTS_QUEUE_URL": results_queue,
-        "ALLOWED_ROLE_ARNS": "arn:aws:iam::*:role/aisoc-containment",
-        "PROTECTED_CIDRS": "192.0.2.0/28",
-        **SCHEDULES,
-    }
-    return lambda **more: start("containment", **{**settings, **more})
+def start_containment(stack: local.Stack, start: Callable[..., local.Function]) -> Callable[..., local.Function]:
+    """Starts the containment function as deployed; settings are added, or replaced."""
+    return lambda **more: start("containment", **as_deployed(stack, "Containment", more))
 
 
 @pytest.fixture
 def containment(start_containment: Callable[..., local.Function]) -> local.Function:
     return start_containment()
+
+
+def as_deployed(stack: local.Stack, function: str, more: dict[str, str]) -> dict[str, str]:
+    """The environment of a function. With the settings as deployed it has the rights as deployed; with others those
+    rights would not fit, and it has the account's."""
+    environment = stack.environment(function)
+    return {**environment, **local.CREDENTIALS, **more} if more else environment
 
 
 def asff_samples() -> list[Path]:
@@ -214,7 +220,7 @@ def results(aws: local.StandIn, queue: str) -> list[dict[str, Any]]:
     return [json.loads(message["Body"]) for message in local.drain(aws.client("sqs"), queue)]
 
 
-def schedules(aws: local.StandIn) -> list[dict[str, Any]]:
+def schedules(aws: local.StandIn, group: str = SCHEDULE_GROUP) -> list[dict[str, Any]]:
     scheduler = aws.client("scheduler")
-    listed = scheduler.list_schedules(GroupName=SCHEDULES["SCHEDULE_GROUP"])["Schedules"]
+    listed = scheduler.list_schedules(GroupName=group)["Schedules"]
     return [scheduler.get_schedule(Name=s["Name"], GroupName=s["GroupName"]) for s in listed]

@@ -12,7 +12,7 @@ import pytest
 
 import local
 from conftest import (
-    SCHEDULES,
+    SCHEDULE_GROUP,
     block_list,
     create_actions_queue,
     default_acl,
@@ -45,6 +45,13 @@ HISTORIES: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
 }
 
 
+SCHEDULES = {
+    "ACTIONS_QUEUE_ARN": f"arn:aws:sqs:{local.REGION}:{local.ACCOUNT}:actions.fifo",
+    "SCHEDULER_ROLE_ARN": f"arn:aws:iam::{local.ACCOUNT}:role/aisoc-scheduler",
+    "SCHEDULE_GROUP": SCHEDULE_GROUP,
+}
+
+
 class Scene:
     """An AWS with a block list in a VPC with two network ACLs, and a history."""
 
@@ -56,7 +63,7 @@ class Scene:
         self.acls = [default_acl(self.ec2), second_acl(self.ec2)]
         self.results_queue = aws.client("sqs").create_queue(QueueName="results")["QueueUrl"]
         create_actions_queue(aws)
-        aws.client("scheduler").create_schedule_group(Name=SCHEDULES["SCHEDULE_GROUP"])
+        aws.client("scheduler").create_schedule_group(Name=SCHEDULE_GROUP)
         self.requests = [
             {**body, "params": {**params, "aws_security_group_id": self.group}} for body, params in history
         ]

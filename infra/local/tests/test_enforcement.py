@@ -14,7 +14,7 @@ import local
 from conftest import (
     EVENT_GROUP,
     OTHER_ACCOUNT,
-    SCHEDULES,
+    SCHEDULE_GROUP,
     attach,
     block_list,
     default_acl,
@@ -349,15 +349,15 @@ def test_a_block_ends_by_itself(
     (schedule,) = schedules(aws)
     assert schedule["ScheduleExpression"] == f"at({end:%Y-%m-%dT%H:%M:%S})"
     assert schedule["ActionAfterCompletion"] == "DELETE"
-    assert schedule["Target"]["Arn"] == SCHEDULES["ACTIONS_QUEUE_ARN"]
-    assert schedule["Target"]["RoleArn"] == SCHEDULES["SCHEDULER_ROLE_ARN"]
+    assert schedule["Target"]["Arn"].endswith(":" + actions_queue.rpartition("/")[2])
+    assert schedule["Target"]["RoleArn"].startswith(f"arn:aws:iam::{local.ACCOUNT}:role/aisoc-ExpirySchedulerRole-")
     (rule,) = ingress_rules(ec2, group)
     assert tags_of(rule)["aisoc:expires-at"] == answer["details"]["expires_at"]
     # The record stood before the schedule, the schedule before the deny.
     order = ["AuthorizeSecurityGroupIngress", "CreateSchedule", "CreateNetworkAclEntry"]
     assert [call["operation"] for call in aws.calls() if call["operation"] in order] == order
 
-    aws.fire(schedule["Name"], "aisoc")
+    aws.fire(schedule["Name"], SCHEDULE_GROUP)
     (sent,) = local.drain(aws.client("sqs"), actions_queue)
     assert sent["Attributes"]["MessageGroupId"] == group
     # It is what events/ shows of it.
@@ -385,7 +385,7 @@ def test_the_end_of_a_block_lifts_no_newer_one(
 ) -> None:
     containment.invoke(request(group, "block-ip-expires", request_id="old"))
     (schedule,) = schedules(aws)
-    aws.fire(schedule["Name"], "aisoc")
+    aws.fire(schedule["Name"], SCHEDULE_GROUP)
     # WHEN a newer block, without an end, is made before that message is received
     assert flags(containment.invoke(request(group, request_id="new"))) == ("succeeded", False, True, True)
     results(aws, results_queue)
@@ -403,7 +403,7 @@ def test_the_end_of_a_block_that_was_lifted_by_hand_does_nothing(
 ) -> None:
     containment.invoke(request(group, "block-ip-expires"))
     (schedule,) = schedules(aws)
-    aws.fire(schedule["Name"], "aisoc")
+    aws.fire(schedule["Name"], SCHEDULE_GROUP)
     containment.invoke(request(group, "allow-ip"))
     results(aws, results_queue)
     receive(aws, actions_queue, containment)
@@ -514,7 +514,7 @@ def test_the_end_of_a_block_after_an_audit_still_comes(
     attach(ec2, group)
     containment.invoke(local.event("audit"))
     (schedule,) = schedules(aws)
-    aws.fire(schedule["Name"], "aisoc")
+    aws.fire(schedule["Name"], SCHEDULE_GROUP)
     receive(aws, actions_queue, containment)
     assert denied(ec2, acl) == []
 
@@ -622,6 +622,8 @@ def test_the_external_id_is_given(aws: local.StandIn, start_containment: Callabl
     }
     iam = aws.client("iam", credentials=theirs)
     iam.create_role(RoleName="aisoc-containment", AssumeRolePolicyDocument=json.dumps(trust))
+    rights = (local.ROOT / "infra" / "policies" / "read-and-containment.json").read_text()
+    iam.put_role_policy(RoleName="aisoc-containment", PolicyName="containment", PolicyDocument=rights)
     group = block_list(aws.client("ec2", credentials=theirs))
     event = local.event("block-ip-cross-account").replace(EVENT_GROUP, group)
     assert flags(start_containment(ASSUME_ROLE_EXTERNAL_ID="secret-handshake").invoke(event)) == BLOCKED
@@ -667,8 +669,9 @@ def test_a_static_key_assumes_roles(
 ) -> None:
     theirs = aws.client("ec2", credentials=aws.account(OTHER_ACCOUNT))
     event = local.event("block-ip-cross-account").replace(EVENT_GROUP, block_list(theirs))
+    containment = start_containment(STATIC_CREDENTIALS_SECRET_ARN=secret)
     before = len(aws.calls())
-    assert flags(start_containment(STATIC_CREDENTIALS_SECRET_ARN=secret).invoke(event)) == BLOCKED
+    assert flags(containment.invoke(event)) == BLOCKED
     assert keys_by_service(aws, before)["sts"] == {"AKIASTATICKEY"}
 
 

@@ -116,16 +116,13 @@ def test_a_version_that_was_delivered_is_not_sent_again(
 
 
 def test_what_was_delivered_is_known_to_the_table_and_not_to_the_process(
-    aws: local.StandIn, poller: local.Function
+    aws: local.StandIn, poller: local.Function, start_poller: Callable[..., local.Function]
 ) -> None:
     subscribe(aws)
     aws.import_findings([recent(1)])
     assert poller.invoke({})["events_sent"] == 1
-    for table, sent in (("state", 0), ("empty", 1)):
-        if table == "empty":
-            aws.state_table(table)
-        with local.Function(local.binary("poller"), {**poller.environment, "STATE_TABLE_NAME": table}) as another:
-            assert another.invoke({})["events_sent"] == sent
+    assert start_poller().invoke({})["events_sent"] == 0
+    assert start_poller(STATE_TABLE_NAME=aws.state_table("empty")).invoke({})["events_sent"] == 1
 
 
 def test_what_arrives_late_is_caught_by_the_overlap_and_an_edit_by_reconcile(
@@ -261,13 +258,14 @@ def metrics(poller: local.Function) -> list[dict[str, Any]]:
     return [json.loads(line) for line in poller.log().splitlines() if line.startswith('{"_aws"')]
 
 
-def test_metrics_are_written_for_each_region(aws: local.StandIn, start_poller: Callable[..., local.Function]) -> None:
+@pytest.mark.parameters(SecurityHubRegions="us-east-1,eu-west-1")
+def test_metrics_are_written_for_each_region(aws: local.StandIn, stack: local.Stack, poller: local.Function) -> None:
     subscribe(aws, "us-east-1", "eu-west-1")
     aws.import_findings([finding(1, ProcessedAt="2026-11-01T00:01:31Z"), finding(2)])
     aws.fail({"service": "securityhub", "operation": "GetFindings", "code": "TooManyRequestsException", "status": 429})
-    poller = start_poller(SECURITY_HUB_REGIONS="us-east-1,eu-west-1")
     poller.invoke({})
-    lines = {line["Region"]: line for line in metrics(poller)}
+    *of_regions, of_poll = metrics(poller)
+    lines = {line["Region"]: line for line in of_regions}
     assert set(lines) == {"us-east-1", "eu-west-1"}
     line = lines["us-east-1"]
     assert (line["FindingsSeen"], line["EventsSent"], line["DuplicatesSkipped"]) == (2, 2, 0)
@@ -275,6 +273,7 @@ def test_metrics_are_written_for_each_region(aws: local.StandIn, start_poller: C
     assert line["OldestUndeliveredAge"] in range(60)
     assert sum(line["Throttles"] for line in lines.values()) == 1
     assert line["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "AiSOC/SecurityHub"
+    assert (of_poll["PollsSucceeded"], of_poll["FunctionName"]) == (1, stack.outputs["PollerFunctionName"])
 
 
 @pytest.mark.parametrize(
@@ -288,14 +287,15 @@ def test_metrics_are_written_for_each_region(aws: local.StandIn, start_poller: C
     ],
 )
 def test_a_reading_edited_to_nonsense_is_an_error_and_nothing_is_passed_over(
-    attribute: str, value: dict[str, str], aws: local.StandIn, poller: local.Function
+    attribute: str, value: dict[str, str], aws: local.StandIn, stack: local.Stack, poller: local.Function
 ) -> None:
+    table = stack.outputs["StateTableName"]
     subscribe(aws)
     aws.import_findings([finding(1)])
     poller.invoke({})
     dynamodb = aws.client("dynamodb")
-    item = dynamodb.get_item(TableName="state", Key={"pk": {"S": "reading#incremental#us-east-1"}})["Item"]
-    dynamodb.put_item(TableName="state", Item={**item, attribute: value})
+    item = dynamodb.get_item(TableName=table, Key={"pk": {"S": "reading#incremental#us-east-1"}})["Item"]
+    dynamodb.put_item(TableName=table, Item={**item, attribute: value})
     aws.import_findings([recent(2)])
     with pytest.raises(local.FunctionError) as failure:
         poller.invoke({})
@@ -303,7 +303,7 @@ def test_a_reading_edited_to_nonsense_is_an_error_and_nothing_is_passed_over(
     assert attribute in poller.log()
     assert "reading#incremental#us-east-1" in poller.log()
     # WHEN it is deleted, as the remedy says
-    dynamodb.delete_item(TableName="state", Key={"pk": {"S": "reading#incremental#us-east-1"}})
+    dynamodb.delete_item(TableName=table, Key={"pk": {"S": "reading#incremental#us-east-1"}})
     assert poller.invoke({})["events_sent"] == 1
 
 
@@ -348,7 +348,7 @@ def test_an_empty_hub_is_a_complete_poll(aws: local.StandIn, poller: local.Funct
     subscribe(aws)
     report = poller.invoke({})
     assert (report["complete"], report["events_sent"], report["regions"][0]["pages"]) == (True, 0, 1)
-    assert operations(aws, "sqs") == ["CreateQueue"]
+    assert operations(aws, "sqs") == []
     assert "BatchGetItem" not in operations(aws, "dynamodb")
 
 
@@ -402,8 +402,9 @@ def test_wrong_input_polls_nothing_and_names_the_member(
     assert "GetFindings" not in operations(aws, "securityhub")
 
 
+@pytest.mark.parameters(SecurityHubRegions="us-east-1, eu-west-1,eu-north-1")
 def test_a_connection_test_asks_every_region_and_sends_nothing(
-    aws: local.StandIn, start_poller: Callable[..., local.Function], findings_queue: str
+    aws: local.StandIn, poller: local.Function, findings_queue: str
 ) -> None:
     subscribe(aws, "us-east-1", "eu-north-1")
     aws.import_findings([finding(1)])
@@ -416,22 +417,21 @@ def test_a_connection_test_asks_every_region_and_sends_nothing(
             "status": 403,
         }
     )
-    poller = start_poller(SECURITY_HUB_REGIONS="us-east-1,eu-west-1,eu-north-1")
     answer = poller.invoke(local.event("poll-test-connection"))
     codes = {region["region"]: region.get("error", {}).get("code") for region in answer["regions"]}
     assert codes == {"us-east-1": None, "eu-west-1": "not_subscribed", "eu-north-1": "access_denied"}
     assert answer["success"] is False
     assert "securityhub:GetFindings" in answer["regions"][2]["error"]["remedy"]
-    assert operations(aws, "sqs") == ["CreateQueue"]
+    assert operations(aws, "sqs") == []
 
 
+@pytest.mark.parameters(SecurityHubRegions="us-east-1, eu-west-1,eu-north-1")
 def test_a_region_that_fails_stops_no_other_and_fails_the_invocation(
-    aws: local.StandIn, start_poller: Callable[..., local.Function], findings_queue: str
+    aws: local.StandIn, poller: local.Function, findings_queue: str
 ) -> None:
     subscribe(aws, "us-east-1", "eu-north-1")
     aws.import_findings([finding(1)], "us-east-1")
     aws.import_findings([finding(2)], "eu-north-1")
-    poller = start_poller(SECURITY_HUB_REGIONS="us-east-1,eu-west-1,eu-north-1")
     with pytest.raises(local.FunctionError) as failure:
         poller.invoke({})
     assert failure.value.type == "PollFailed"

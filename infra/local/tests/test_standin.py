@@ -255,6 +255,82 @@ def assume(aws: local.StandIn, role: str = TARGET_ROLE, credentials: Any = None,
     return sts.assume_role(RoleArn=role, RoleSessionName="session", **more)["Credentials"]
 
 
+def allow(aws: local.StandIn, *statements: dict[str, Any]) -> None:
+    """Gives the target role these rights and no others."""
+    named = [{"Sid": f"S{i}", "Effect": "Allow", **statement} for i, statement in enumerate(statements)]
+    policy = json.dumps({"Version": "2012-10-17", "Statement": named})
+    iam = aws.client("iam", credentials=aws.account(OTHER_ACCOUNT))
+    iam.put_role_policy(RoleName="aisoc-containment", PolicyName="rights", PolicyDocument=policy)
+
+
+READ = {"Action": "dynamodb:GetItem", "Resource": f"arn:aws:dynamodb:us-east-1:{OTHER_ACCOUNT}:table/state"}
+
+
+class TestPolicies:
+    @pytest.fixture
+    def get(self, aws: local.StandIn) -> Callable[[], Any]:
+        """Reads an item of the other account's table with the rights of the role."""
+        create_role(aws, trust({"AWS": FUNCTION_ROLE}))
+        theirs = aws.account(OTHER_ACCOUNT)
+        aws.client("dynamodb", credentials=theirs).create_table(
+            TableName="state",
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+        )
+        dynamodb = aws.client("dynamodb", credentials=assume(aws))
+        return lambda: dynamodb.get_item(TableName="state", Key={"pk": {"S": "x"}})
+
+    @pytest.mark.parametrize(
+        "statements",
+        [
+            [READ],
+            [{**READ, "Action": ["sqs:*", "dynamodb:get*"]}],
+            [{**READ, "Resource": ["arn:aws:dynamodb:*:table/other", "arn:*:table/stat?"]}],
+            [{**READ, "Condition": {"StringEquals": {"AWS:requestedregion": ["eu-west-1", "us-east-1"]}}}],
+            [{**READ, "Condition": {"Bool": {"aws:SecureTransport": "true"}}}],
+            [{**READ, "Condition": {"Null": {"aws:TagKeys": "true"}}}],
+            [{**READ, "Condition": {"ArnNotEquals": {"aws:PrincipalArn": "arn:aws:iam::*:role/other"}}}],
+            [READ, {**READ, "Effect": "Deny", "Resource": "arn:aws:dynamodb:*:*:table/other"}],
+        ],
+    )
+    def test_what_is_allowed(
+        self, statements: list[dict[str, Any]], aws: local.StandIn, get: Callable[[], Any]
+    ) -> None:
+        allow(aws, *statements)
+        get()
+        assert aws.used_rights() == {("aisoc-containment", "S0", "dynamodb:GetItem")}
+
+    @pytest.mark.parametrize(
+        "statements",
+        [
+            [{**READ, "Action": "dynamodb:GetItems"}],
+            [{**READ, "Resource": "arn:aws:dynamodb:us-east-1:*:table/stat"}],
+            [{**READ, "Condition": {"StringEquals": {"aws:RequestedRegion": "eu-west-1"}}}],
+            [{**READ, "Condition": {"StringEquals": {"aws:PrincipalOrgID": "o-1"}}}],
+            [{**READ, "Condition": {"Bool": {"aws:SecureTransport": "false"}}}],
+            [{**READ, "Condition": {"Null": {"aws:TagKeys": "false"}}}],
+            [{**READ, "Condition": {"ArnEquals": {"aws:PrincipalArn": "arn:aws:iam::*"}}}],
+            [{**READ, "Condition": {"NumericLessThan": {"aws:MultiFactorAuthAge": "60"}}}],
+            [READ, {**READ, "Effect": "Deny"}],
+            [READ, {**READ, "Effect": "Deny", "Condition": {"NumericLessThan": {"aws:MultiFactorAuthAge": "60"}}}],
+        ],
+    )
+    def test_what_is_not(self, statements: list[dict[str, Any]], aws: local.StandIn, get: Callable[[], Any]) -> None:
+        allow(aws, *statements)
+        assert refusal(get) == ("AccessDeniedException", 403)
+        assert aws.used_rights() == set()
+
+    def test_a_role_without_policies_may_do_nothing(self, get: Callable[[], Any]) -> None:
+        assert refusal(get) == ("AccessDeniedException", 403)
+
+    def test_what_the_stand_in_does_not_know_is_denied(self, aws: local.StandIn, get: Callable[[], Any]) -> None:
+        allow(aws, {"Action": "*", "Resource": "*"})
+        credentials = assume(aws)
+        assert refusal(aws.client("logs", credentials=credentials).describe_log_groups)[1] == 403
+        assert refusal(aws.client("ec2", credentials=credentials).create_vpc, CidrBlock="10.0.0.0/16")[1] == 403
+
+
 class TestAssumeRole:
     @pytest.mark.parametrize(
         "statement",
@@ -317,6 +393,9 @@ class TestAssumeRole:
     def test_the_caller_is_a_setting_or_an_assumed_role(self, aws: local.StandIn) -> None:
         create_role(aws, trust({"AWS": FUNCTION_ROLE}))
         next_role = create_role(aws, trust({"AWS": TARGET_ROLE}), name="next")
+        # What the role itself may do is another matter.
+        assert refusal(assume, aws, next_role, assume(aws)) == ("AccessDenied", 403)
+        allow(aws, {"Action": "sts:AssumeRole", "Resource": next_role})
         credentials = assume(aws)
         assume(aws, next_role, credentials)
         assert refusal(assume, aws, next_role) == ("AccessDenied", 403)

@@ -14,7 +14,7 @@ from conftest import OTHER_ACCOUNT
 STACK = local.ROOT / "template.yaml"
 TARGET_ROLE = local.ROOT / "infra" / "target-account-role.yaml"
 CRATES = local.ROOT / "crates"
-CONDITIONS = {"WritesNetworkAcls", "HasAllowedRoles", "HasAuditRoles", "HasStaticCredentials"}
+CONDITIONS = {"WritesNetworkAcls", "HasAllowedRoles", "HasAuditRoles", "HasKmsKey", "HasStaticCredentials"}
 
 
 def statements(template: dict[str, Any], role: str, but: frozenset[str] = frozenset()) -> Iterator[dict[str, Any]]:

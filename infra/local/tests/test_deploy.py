@@ -1,0 +1,442 @@
+"""The template, deployed: what its parameters refuse, what they make, and that what it speaks of exists."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from samcli.yamlhelper import yaml_parse
+
+import local
+from conftest import PARAMETERS, PLAYBOOKS, default_vpc, ingress
+
+TEMPLATE = yaml_parse(local.TEMPLATE.read_text())
+LONG_ROLE = "arn:aws:iam::123456789012:role/team/aisoc+playbooks@soc"
+
+# Of each parameter with a pattern: what it takes, and mistakes that it refuses.
+EXAMPLES: dict[str, tuple[list[str], list[str]]] = {
+    "ReconcileSchedule": (
+        ["rate(1 hour)", "rate(6 hours)", "rate(90 minutes)", "cron(0 3 * * ? *)"],
+        ["", "6 hours", "rate(0 hours)", "rate(6h)", "every day", "at(2026-11-24T00:00:00)"],
+    ),
+    "AuditSchedule": (
+        ["rate(1 minute)", "rate(5 minutes)", "cron(0/5 * * * ? *)"],
+        ["", "5", "rate(5)", "rate(-5 minutes)"],
+    ),
+    "SecurityHubRegions": (
+        ["", "us-east-1", "us-east-1,eu-west-1", "us-east-1, us-gov-west-1,ap-southeast-4"],
+        ["Ireland", "us-east-1a", "us-east-1;eu-west-1", "us-east-1,,eu-west-1,x", "*"],
+    ),
+    "AuditRegions": (
+        ["", "us-east-1", "us-east-1, cn-north-1,us-iso-east-1"],
+        ["Ireland", "us-east-1,", "us-east-1 eu-west-1", "all"],
+    ),
+    "SeverityLabels": (["", "HIGH", "CRITICAL,HIGH", "CRITICAL, HIGH"], ["high", "HIGH,", "SEVERE", "HIGH;LOW"]),
+    "ProductNames": (
+        ["", "GuardDuty", "GuardDuty,Security Hub", ",".join(["Inspector"] * 20)],
+        [",", "GuardDuty,", " ", ",".join(["Inspector"] * 21)],
+    ),
+    "AwsAccountIds": (
+        ["", "111122223333", "111122223333, 444455556666"],
+        ["1111-2222-3333", "11112222333", "111122223333,", ",".join(["111122223333"] * 21)],
+    ),
+    "NetworkAclRuleNumbers": (
+        ["1-99", "100-32766", "5-5"],
+        ["", "1", "0-99", "1-32767", "1..99", "01-99", "1-99999", "a-b"],
+    ),
+    "ProtectedCidrs": (
+        ["", "198.51.100.0/24", "203.0.113.7", "198.51.100.0/24, 2001:db8::/32", "::1"],
+        ["office", "198.51.100", "198.51.100.0/24;203.0.113.0/24", "198.51.100.0/24,", "198.51.100.0/", "abc/24"],
+    ),
+    "AllowedRoleArns": (
+        ["", "arn:aws:iam::*:role/aisoc-containment", "arn:aws:iam::111122223333:role/a, arn:aws:iam::*:role/path/b"],
+        ["*", "arn:aws:iam::*:role/*", "aisoc-containment", "arn:aws:iam::*:user/ana", "arn:aws:iam::1234:role/a"],
+    ),
+    "AuditRoleArns": (
+        ["", "arn:aws:iam::111122223333:role/aisoc-containment"],
+        ["arn:aws:iam::*:role/aisoc-containment", "*", "arn:aws:sts::111122223333:assumed-role/a/b"],
+    ),
+    "AssumeRoleExternalId": (["", "secret-handshake", "a:b/c=d@e"], ["x", "two words", "semi;colon"]),
+    "PlaybookPrincipalArn": (
+        ["", LONG_ROLE, "arn:aws-us-gov:iam::123456789012:user/ana"],
+        ["*", "123456789012", "arn:aws:iam::123456789012:root", "arn:aws:iam::123456789012:role/*", "playbooks"],
+    ),
+    "VpcId": (
+        ["", "vpc-0123456789abcdef0", "vpc-01234567"],
+        ["vpc", "vpc-0123", "subnet-01234567", "vpc-0123456789ABCDEF0"],
+    ),
+    "KmsKeyArn": (
+        [
+            "",
+            "arn:aws:kms:us-east-1:123456789012:key/11111111-2222-3333-4444-555555555555",
+            "arn:aws:kms:us-east-1:123456789012:key/mrk-0123456789abcdef0123456789abcdef",
+        ],
+        ["alias/aws/sqs", "arn:aws:kms:us-east-1:123456789012:alias/soc", "11111111-2222-3333-4444-555555555555"],
+    ),
+    "StaticCredentialsSecretArn": (
+        ["", "arn:aws:secretsmanager:us-east-1:123456789012:secret:aisoc/key-AbCdEf"],
+        ["aisoc/key", "AKIAIOSFODNN7EXAMPLE", "arn:aws:secretsmanager:us-east-1:123456789012:secret:key"],
+    ),
+    "AlarmTopicArn": (
+        ["", "arn:aws:sns:us-east-1:123456789012:soc-alarms"],
+        ["soc-alarms", "ana@example.com", "arn:aws:sns:us-east-1:123456789012:soc.fifo"],
+    ),
+    "PollerReservedConcurrency": (["", "2", "10", "999"], ["0", "1", "-1", "many", "1000"]),
+    "ContainmentReservedConcurrency": (["", "2", "10"], ["0", "1", "2.5"]),
+}
+# Of each parameter with values or bounds of its own.
+BOUNDS: dict[str, tuple[list[str], list[str]]] = {
+    "PollIntervalMinutes": (["5", "480"], ["4", "481", "five"]),
+    "LookbackSeconds": (["0", "315360000"], ["-1", "1h"]),
+    "InitialLookbackSeconds": (["0", "604800"], ["-1", "7 days"]),
+    "StateTtlDays": (["91", "36500"], ["90", "36501"]),
+    "Enforcement": (["network-acl", "none"], ["", "waf", "None"]),
+    "EnableContainment": (["true", "false"], ["", "yes", "True"]),
+    "AllowPrivateTargets": (["true", "false"], ["", "1"]),
+    "StateTableDeletionProtection": (["true", "false"], ["", "on"]),
+    "Architecture": (["x86_64", "arm64"], ["", "amd64"]),
+    "LogRetentionDays": (["1", "3653"], ["0", "2", "forever"]),
+}
+
+
+def refused(aws: local.StandIn, name: str, value: str) -> str | None:
+    """Why a value is refused; a stack with it is made otherwise."""
+    try:
+        aws.deploy("aisoc", **{name: value})
+    except ClientError as error:
+        assert error.response["Error"]["Code"] == "ValidationError"
+        return error.response["Error"]["Message"]
+    return None
+
+
+def test_every_parameter_has_examples() -> None:
+    parameters = TEMPLATE["Parameters"]
+    assert set(EXAMPLES) == {name for name, rules in parameters.items() if "AllowedPattern" in rules}
+    assert set(BOUNDS) == set(parameters) - set(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", [*EXAMPLES, *BOUNDS])
+def test_a_parameter_takes_what_is_right_and_refuses_the_obvious_mistakes(name: str, aws: local.StandIn) -> None:
+    right, wrong = {**EXAMPLES, **BOUNDS}[name]
+    for value in right:
+        aws.reset()
+        assert refused(aws, name, value) is None, value
+    for value in wrong:
+        aws.reset()
+        message = refused(aws, name, value)
+        assert message, f"{value!r} is taken"
+        expected = TEMPLATE["Parameters"][name].get("ConstraintDescription", "")
+        assert f"Parameter {name} failed to satisfy constraint: {expected}" in message
+
+
+def test_what_the_functions_would_refuse_at_start_up_is_refused_at_deployment_or_starts(
+    aws: local.StandIn, start: Callable[..., local.Function]
+) -> None:
+    """The good examples are taken by the functions as well, all at once: a stack that deploys is a stack that runs."""
+    right = {name: next(v for v in reversed(values) if v) for name, (values, _) in {**EXAMPLES, **BOUNDS}.items()}
+    # The secret is read where it is used; which VPC, EC2 knows.
+    right.update(StaticCredentialsSecretArn="", VpcId=default_vpc(aws.client("ec2")), EnableContainment="true")
+    stack = aws.deploy(**right)
+    aws.client("securityhub").enable_security_hub()
+    answer = start("poller", **stack.environment("Poller")).invoke(local.event("poll-test-connection"))
+    assert [region["region"] for region in answer["regions"]] == ["us-east-1", "us-gov-west-1", "ap-southeast-4"]
+    answer = start("containment", **stack.environment("Containment")).invoke({"request_id": "r"})
+    assert (answer["status"], answer["error"]["code"]) == ("rejected", "invalid_request")
+
+
+def test_a_stack_with_nothing_but_defaults(aws: local.StandIn, start: Callable[..., local.Function]) -> None:
+    stack = aws.deploy()
+    aws.client("securityhub").enable_security_hub()
+    assert start("poller", **stack.environment("Poller")).invoke({})["complete"] is True
+    assert start("containment", **stack.environment("Containment")).invoke({"mode": "audit"})["complete"] is True
+    for function in ("Poller", "Containment"):  # a new account cannot reserve concurrency
+        concurrency = aws.client("lambda").get_function_concurrency(FunctionName=stack.resources[function])
+        assert "ReservedConcurrentExecutions" not in concurrency
+    # Two stacks can stand side by side.
+    other = aws.deploy("aisoc-2")
+    assert set(other.outputs.values()).isdisjoint(stack.outputs.values())
+
+
+@pytest.mark.parameters(EnableContainment="false", VpcId="vpc-0123456789abcdef0")
+def test_a_read_only_deployment_has_no_containment(
+    aws: local.StandIn, stack: local.Stack, poller: local.Function
+) -> None:
+    kinds = {name: resource["Type"] for name, resource in TEMPLATE["Resources"].items()}
+    assert set(stack.outputs) == {
+        "FindingsQueueUrl",
+        "FindingsDeadLetterQueueUrl",
+        "PollerDeadLetterQueueUrl",
+        "PollerFunctionName",
+        "StateTableName",
+        "DashboardName",
+    }
+    assert len(aws.client("sqs").list_queues()["QueueUrls"]) == 3
+    assert [f["FunctionName"] for f in aws.client("lambda").list_functions()["Functions"]] == [
+        stack.resources["Poller"]
+    ]
+    assert "BlockList" not in stack.resources and "BlockList" in kinds
+    iam = aws.client("iam")
+    roles = [role["RoleName"] for role in iam.list_roles()["Roles"]]
+    assert sorted(role.split("-")[1] for role in roles) == ["PollSchedulerRole", "PollerRole"]
+    documents = [
+        iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
+        for role in roles
+        for name in iam.list_role_policies(RoleName=role)["PolicyNames"]
+    ]
+    assert re.findall(r"(?:ec2|scheduler|sts):\w+", json.dumps(documents)) == []
+    assert "Containment" not in json.dumps(dashboard(aws, stack))
+    aws.client("securityhub").enable_security_hub()
+    assert poller.invoke({})["complete"] is True
+
+
+def test_the_block_list_of_the_stack_can_be_blocked_on(
+    aws: local.StandIn, ec2: Any, start: Callable[..., local.Function]
+) -> None:
+    stack = aws.deploy(**PARAMETERS, VpcId=default_vpc(ec2))
+    group = stack.outputs["BlockListId"]
+    (described,) = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"]
+    assert {"Key": "aisoc:containment", "Value": "blocklist"} in described["Tags"]
+    # moto leaves egress rules out.
+    (egress,) = TEMPLATE["Resources"]["BlockList"]["Properties"]["SecurityGroupEgress"]
+    assert egress["CidrIp"] == "127.0.0.1/32"
+    containment = start("containment", **stack.environment("Containment"))
+    params = {"aws_security_group_id": group}
+    request = {"request_id": "r", "action": "BLOCK_IP", "target": "203.0.113.45", "params": params}
+    assert containment.invoke(request)["enforced"] is True
+    assert ingress(ec2, group) == [("203.0.113.45/32", "tcp", 0, 65535)]
+    assert TEMPLATE["Resources"]["BlockList"]["DeletionPolicy"] == "RetainExceptOnCreate"
+
+
+# ---- queues --------------------------------------------------------------------------------------------------------
+
+
+def queues(aws: local.StandIn, stack: local.Stack) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, resource in TEMPLATE["Resources"].items():
+        if resource["Type"] == "AWS::SQS::Queue":
+            attributes = aws.client("sqs").get_queue_attributes(QueueUrl=stack.resources[name], AttributeNames=["All"])[
+                "Attributes"
+            ]
+            yield name, attributes
+
+
+KEY = EXAMPLES["KmsKeyArn"][0][1]
+
+
+@pytest.mark.parametrize("key", ["", KEY])
+def test_every_queue_is_encrypted_and_refuses_plain_http(key: str, aws: local.StandIn) -> None:
+    stack = aws.deploy(**PARAMETERS, KmsKeyArn=key)
+    found = list(queues(aws, stack))
+    assert len(found) == 8
+    for name, attributes in found:
+        assert attributes.get("KmsMasterKeyId", "") == key, name
+        assert key or attributes["SqsManagedSseEnabled"] == "true", name
+        refusal = json.loads(attributes["Policy"])["Statement"][0]
+        assert refusal == {
+            "Sid": "RefusePlainHttp",
+            "Effect": "Deny",
+            "Principal": "*",
+            "Action": "sqs:*",
+            "Resource": attributes["QueueArn"],
+            "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+        }
+        if "DeadLetter" in name:
+            assert attributes["MessageRetentionPeriod"] == "1209600", name
+
+
+def test_a_request_is_not_received_again_while_it_is_carried_out(aws: local.StandIn, stack: local.Stack) -> None:
+    attributes = dict(queues(aws, stack))["ActionsQueue"]
+    assert int(attributes["VisibilityTimeout"]) >= 6 * stack.configuration("Containment")["Timeout"]
+    (mapping,) = aws.client("lambda").list_event_source_mappings()["EventSourceMappings"]
+    assert mapping["EventSourceArn"] == attributes["QueueArn"]
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    redrive = json.loads(attributes["RedrivePolicy"])
+    assert redrive["deadLetterTargetArn"] == dict(queues(aws, stack))["ActionsDeadLetterQueue"]["QueueArn"]
+
+
+# ---- schedules -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parameters(PollIntervalMinutes="15")
+def test_schedules_invoke_the_functions_with_what_they_take(
+    aws: local.StandIn, stack: local.Stack, poller: local.Function, containment: local.Function
+) -> None:
+    aws.client("securityhub").enable_security_hub()
+    scheduler = aws.client("scheduler")
+    expected = {
+        "aisoc-poll": ("rate(15 minutes)", "Poller", poller),
+        "aisoc-reconcile": ("rate(6 hours)", "Poller", poller),
+        "aisoc-audit": ("rate(5 minutes)", "Containment", containment),
+    }
+    listed = scheduler.list_schedules(GroupName="default")["Schedules"]
+    assert sorted(schedule["Name"] for schedule in listed) == sorted(expected)
+    for name, (expression, function, running) in expected.items():
+        schedule = scheduler.get_schedule(Name=name)
+        assert schedule["ScheduleExpression"] == expression
+        target = schedule["Target"]
+        assert target["Arn"].endswith(f":{stack.resources[function]}")
+        assert target["RetryPolicy"] == {"MaximumRetryAttempts": 2, "MaximumEventAgeInSeconds": 300}
+        assert (
+            target["DeadLetterConfig"]["Arn"].split(":")[-1]
+            == stack.resources[f"{function}DeadLetterQueue"].split("/")[-1]
+        )
+        assert running.invoke(target["Input"])["complete"] is True
+
+
+# ---- alarms and dashboard ------------------------------------------------------------------------------------------
+
+
+def dashboard(aws: local.StandIn, stack: local.Stack) -> dict[str, Any]:
+    name = stack.outputs["DashboardName"]
+    return json.loads(aws.client("cloudwatch").get_dashboard(DashboardName=name)["DashboardBody"])
+
+
+def emitted() -> set[str]:
+    """The names of all metrics that the functions emit."""
+    sources = [
+        local.ROOT / "crates" / "poller" / "src" / "metrics.rs",
+        local.ROOT / "crates" / "containment" / "src" / "metrics.rs",
+    ]
+    code = "".join(path.read_text().partition("#[cfg(test)]")[0] for path in sources)
+    names = set(re.findall(r'\(\s*"([A-Z]\w+)",\s*"(?:Count|Seconds)"', code)) | set(
+        re.findall(r'count\("(\w+)"', code)
+    )
+    return names | set(re.findall(r'\("(\w+)", measured', code))
+
+
+# Of AWS's own metrics: those that the template may speak of ("Available metrics" of the services in their guides).
+OF_AWS = {
+    "AWS/Lambda": {"Errors", "Throttles", "Invocations", "Duration"},
+    "AWS/SQS": {"ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage"},
+    "AWS/Scheduler": {"InvocationDroppedCount"},
+}
+
+
+def test_each_alarm_watches_a_metric_that_exists_and_tells_the_topic() -> None:
+    known = {"AiSOC/SecurityHub": emitted(), **OF_AWS}
+    alarms = {name: r for name, r in TEMPLATE["Resources"].items() if r["Type"] == "AWS::CloudWatch::Alarm"}
+    dead_letters = set()
+    for name, alarm in alarms.items():
+        properties = alarm["Properties"]
+        metric = properties
+        if "Metrics" in properties:
+            metric = next(m["MetricStat"]["Metric"] for m in properties["Metrics"] if "MetricStat" in m)
+        assert metric["MetricName"] in known[metric["Namespace"]], name
+        (dimension,) = metric["Dimensions"]
+        assert (metric["Namespace"], dimension["Name"]) in {
+            ("AiSOC/SecurityHub", "FunctionName"),
+            ("AWS/Lambda", "FunctionName"),
+            ("AWS/SQS", "QueueName"),
+            ("AWS/Scheduler", "ScheduleGroup"),
+        }, name
+        subject = dimension["Value"].get("Ref") or dimension["Value"]["Fn::GetAtt"][0]
+        if "DeadLetter" in subject:
+            dead_letters.add(subject)
+        # It stands and falls with what it watches.
+        assert alarm.get("Condition") == TEMPLATE["Resources"][subject].get("Condition"), name
+        for event in ("AlarmActions", "OKActions"):
+            topic = [{"Ref": "AlarmTopicArn"}]
+            assert properties[event] == {"Fn::If": ["HasAlarmTopic", topic, {"Ref": "AWS::NoValue"}]}, name
+        # Whoever is woken is told what it means and what to look at.
+        assert len(properties["AlarmDescription"]) > 60, name
+    queues = {
+        name for name, r in TEMPLATE["Resources"].items() if r["Type"] == "AWS::SQS::Queue" and "DeadLetter" in name
+    }
+    assert dead_letters == queues
+
+
+@pytest.mark.parameters(PollIntervalMinutes="30", AlarmTopicArn="arn:aws:sns:us-east-1:123456789012:soc")
+def test_a_poller_that_has_stopped_is_noticed_after_three_intervals(aws: local.StandIn, stack: local.Stack) -> None:
+    alarms = aws.client("cloudwatch").describe_alarms()["MetricAlarms"]
+    (alarm,) = [alarm for alarm in alarms if alarm["AlarmName"].startswith("aisoc-NoPollAlarm")]
+    properties = TEMPLATE["Resources"]["NoPollAlarm"]["Properties"]
+    (metric,) = [m["MetricStat"] for m in properties["Metrics"] if "MetricStat" in m]
+    assert metric["Period"] * alarm["EvaluationPeriods"] == 3 * 30 * 60
+    # At the longest interval that is all that CloudWatch lets an alarm look back over.
+    longest = TEMPLATE["Parameters"]["PollIntervalMinutes"]["MaxValue"]
+    assert metric["Period"] * longest <= 24 * 3600
+    assert (alarm["DatapointsToAlarm"], alarm["TreatMissingData"]) == (alarm["EvaluationPeriods"], "breaching")
+    assert all(alarm["AlarmActions"] == ["arn:aws:sns:us-east-1:123456789012:soc"] for alarm in alarms)
+
+
+def test_the_dashboard_shows_metrics_logs_and_alarms_that_exist(
+    aws: local.StandIn, stack: local.Stack, containment: local.Function
+) -> None:
+    known = {"AiSOC/SecurityHub": emitted(), **OF_AWS}
+    alarms = {alarm["AlarmArn"] for alarm in aws.client("cloudwatch").describe_alarms()["MetricAlarms"]}
+    shown = set()
+    widgets = dashboard(aws, stack)["widgets"]
+    titles = [w["properties"]["markdown"] for w in widgets if w["type"] == "text"]
+    assert titles == ["## Is it running?", "## How late is it?", "## What did it block?"]
+    places = [(w["x"] + dx, w["y"] + dy) for w in widgets for dx in range(w["width"]) for dy in range(w["height"])]
+    assert len(places) == len(set(places)), "widgets overlap"
+    for widget in widgets:
+        properties = widget["properties"]
+        if widget["type"] == "alarm":
+            shown |= set(properties["alarms"])
+        if widget["type"] == "metric":
+            for namespace, name in metrics_of(properties["metrics"]):
+                assert name in known[namespace], properties["title"]
+    assert shown == alarms
+    # The fields that the table of orders shows are those of the log.
+    (table,) = [w["properties"]["query"] for w in widgets if w["type"] == "log"]
+    assert f"SOURCE '{stack.resources['ContainmentLogs']}'" in table
+    containment.invoke(json.loads(local.event("bad-target-private")))
+    (line,) = [json.loads(line) for line in containment.log().splitlines() if '"result"' in line]
+    assert set(re.findall(r"fields\.(\w+)", table)) <= set(line["fields"])
+    assert (line["fields"]["action"], line["fields"]["status"]) == ("BLOCK_IP", "rejected")
+
+
+def metrics_of(rows: list[list[Any]]) -> Iterator[tuple[str, str]]:
+    """Namespace and name of each row; "." repeats the row before, "..." all of it that is not given."""
+    namespace, name = "", ""
+    for row in rows:
+        if isinstance(row[0], dict):
+            namespace, _, rest = re.search(r"\{([\w/]+)(,[\w,]+)\} (.*)", row[0]["expression"]).groups()
+            yield namespace, re.search(r'MetricName="(\w+)"', rest)[1]
+            continue
+        if row[0] != "...":
+            namespace = namespace if row[0] == "." else row[0]
+            name = row[1]
+        yield namespace, name
+
+
+# ---- deployment by the SAM CLI -------------------------------------------------------------------------------------
+
+
+def test_functions_are_as_the_template_says(aws: local.StandIn, stack: local.Stack) -> None:
+    poller = stack.configuration("Poller")
+    assert (poller["Runtime"], poller["Handler"], poller["Timeout"]) == ("provided.al2023", "bootstrap", 240)
+    table = aws.client("dynamodb").describe_table(TableName=stack.outputs["StateTableName"])["Table"]
+    assert str(table["DeletionProtectionEnabled"]).lower() == "false"
+    # moto leaves the time to live out.
+    ttl = TEMPLATE["Resources"]["StateTable"]["Properties"]["TimeToLiveSpecification"]
+    assert ttl == {"AttributeName": "expires_at", "Enabled": True}
+    protected = aws.deploy("protected", StateTableDeletionProtection="true")
+    table = aws.client("dynamodb").describe_table(TableName=protected.outputs["StateTableName"])["Table"]
+    assert str(table["DeletionProtectionEnabled"]).lower() == "true"
+    groups = {g["logGroupName"]: g for g in aws.client("logs").describe_log_groups()["logGroups"]}
+    for name in ("PollerLogs", "ContainmentLogs"):
+        assert groups[stack.resources[name]]["retentionInDays"] == 90
+    for resource in TEMPLATE["Resources"].values():
+        if resource["Type"] == "AWS::Serverless::Function":
+            assert "LogGroup" in resource["Properties"]["LoggingConfig"]
+    shared = TEMPLATE["Globals"]["Function"]
+    assert (shared["Tracing"], shared["LoggingConfig"]["LogFormat"]) == ("Active", "JSON")
+
+
+def test_the_playbooks_of_another_account_are_let_in(aws: local.StandIn) -> None:
+    theirs = "arn:aws:iam::444455556666:role/playbooks"
+    stack = aws.deploy(**{**PARAMETERS, "PlaybookPrincipalArn": theirs})
+    policies = {name: json.loads(attributes["Policy"])["Statement"] for name, attributes in queues(aws, stack)}
+    allowed = {name: {s["Sid"] for s in p if s.get("Principal") == {"AWS": theirs}} for name, p in policies.items()}
+    expected = {
+        "ActionsQueue": {"PlaybooksSend"},
+        "FindingsQueue": {"PlaybooksRead"},
+        "ResultsQueue": {"PlaybooksRead"},
+    }
+    assert {name: sids for name, sids in allowed.items() if sids} == expected
+    (deny,) = [s for s in policies["ActionsQueue"] if s["Sid"] == "OnlyPlaybooksAndEndsOfBlocksSend"]
+    assert deny["Condition"]["ArnNotEquals"]["aws:PrincipalArn"][1:] == [theirs]
+    assert PLAYBOOKS not in json.dumps(policies)

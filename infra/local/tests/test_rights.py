@@ -1,0 +1,346 @@
+"""Every call has its right, and every right its call.
+
+The stand-in keeps to the policies of roles, users and queues, so a call without a right fails whatever test makes it.
+Here everything is done that the connector can do, as deployed, and what was granted is compared with what was used.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+import local
+from conftest import (
+    EVENT_GROUP,
+    OTHER_ACCOUNT,
+    PARAMETERS,
+    PLAYBOOKS,
+    SCHEDULE_GROUP,
+    attach,
+    block_list,
+    own_findings,
+    results,
+    schedules,
+)
+
+POLICIES = local.ROOT / "infra" / "policies"
+TARGET_ROLE = local.ROOT / "infra" / "target-account-role.yaml"
+KEY = f"arn:aws:kms:{local.REGION}:{local.ACCOUNT}:key/11111111-2222-3333-4444-555555555555"
+THEIR_ROLE = f"arn:aws:iam::{OTHER_ACCOUNT}:role/aisoc-containment"
+EXTERNAL_ID = "secret-handshake"
+
+LOGS = {("WriteLogs", "logs:CreateLogStream"), ("WriteLogs", "logs:PutLogEvents")}
+TRACES = {("WriteTraces", "xray:PutTraceSegments"), ("WriteTraces", "xray:PutTelemetryRecords")}
+# Rights that no call of the code uses: AWS's own services call with them, and the stand-in has no such service.
+USED_BY_AWS: dict[str, set[tuple[str, str]]] = {
+    # Lambda: logs, traces, and the event of an asynchronous invocation that failed
+    "PollerRole": LOGS | TRACES | {("SendFailedInvocations", "sqs:SendMessage")},
+    "ContainmentRole": LOGS | TRACES | {("SendFailedInvocations", "sqs:SendMessage")},
+    # EventBridge Scheduler: the invocation, and the event of one that could not be made
+    "PollSchedulerRole": {("Invoke", "lambda:InvokeFunction"), ("KeepWhatCouldNotBeInvoked", "sqs:SendMessage")}
+    | {("UseKeyOfQueues", "kms:Decrypt"), ("UseKeyOfQueues", "kms:GenerateDataKey")},
+    "AuditSchedulerRole": {("Invoke", "lambda:InvokeFunction"), ("KeepWhatCouldNotBeInvoked", "sqs:SendMessage")}
+    | {("UseKeyOfQueues", "kms:Decrypt"), ("UseKeyOfQueues", "kms:GenerateDataKey")},
+}
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def rights(policy: dict[str, Any]) -> set[tuple[str, str]]:
+    return {(s["Sid"], action) for s in policy["Statement"] for action in as_list(s["Action"])}
+
+
+def granted(iam: Any, role: str) -> set[tuple[str, str]]:
+    """What the policies of a role allow, as deployed."""
+    names = iam.list_role_policies(RoleName=role)["PolicyNames"]
+    policies = [iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"] for name in names]
+    assert policies
+    return set().union(*map(rights, policies))
+
+
+def used(aws: local.StandIn, holder: str) -> set[tuple[str, str]]:
+    return {(sid, action) for name, sid, action in aws.used_rights() if name == holder}
+
+
+@pytest.fixture
+def their_group(aws: local.StandIn) -> str:
+    """A block list in another account."""
+    return block_list(aws.client("ec2", credentials=aws.account(OTHER_ACCOUNT)))
+
+
+class Connector:
+    """The functions of a stack as deployed, with what runs them in AWS."""
+
+    def __init__(self, aws: local.StandIn, stack: local.Stack, start: Callable[..., local.Function]):
+        self.aws, self.stack = aws, stack
+        self.poller = start("poller", **stack.environment("Poller"))
+        environment = stack.environment("Containment")
+        self.containment = start("containment", **environment)
+        keys = {"AccessKeyId": "AWS_ACCESS_KEY_ID", "SecretAccessKey": "AWS_SECRET_ACCESS_KEY"}
+        names = {**keys, "SessionToken": "AWS_SESSION_TOKEN"}
+        self.queues = aws.client("sqs", credentials={name: environment[key] for name, key in names.items()})
+
+    def poll(self) -> None:
+        assert self.poller.invoke({"mode": "incremental"})["complete"] is True
+
+    def order(self, **members: Any) -> dict[str, Any]:
+        """An order through the queues, sent as playbooks send and received as Lambda receives: with their roles."""
+        body = json.dumps(members)
+        playbooks = self.aws.client("sqs", credentials=self.aws.assume(PLAYBOOKS))
+        group = members["params"]["aws_security_group_id"]
+        playbooks.send_message(QueueUrl=self.stack.outputs["ActionsQueueUrl"], MessageBody=body, MessageGroupId=group)
+        return self.receive()
+
+    def receive(self) -> dict[str, Any]:
+        url = self.stack.outputs["ActionsQueueUrl"]
+        self.queues.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])
+        event = local.as_sqs_event(local.drain(self.queues, url))
+        assert self.containment.invoke(event) == {"batchItemFailures": []}
+        (result,) = results(self.aws, self.stack.outputs["ResultsQueueUrl"])
+        return result
+
+    def do_everything(self, group: str, role: str | None = None) -> None:
+        """All that can be done to one block list."""
+        params = {"aws_security_group_id": group, **({"aws_assume_role_arn": role} if role else {})}
+        block = {"action": "BLOCK_IP", "target": "203.0.113.45", "params": {**params, "expires_after_seconds": 60}}
+        allow = {"action": "ALLOW_IP", "target": "203.0.113.45", "params": params}
+        # dry run, block, again with another end, again without; lift; block, and let it end
+        for request_id, order in enumerate(
+            [{**block, "dry_run": True}, block, block, {**block, "params": params}, allow, block]
+        ):
+            result = self.order(request_id=f"{group}-{request_id}", **order)
+            assert result["status"] in ("succeeded", "simulated"), result
+            assert result["verified"] or result["status"] == "simulated", result
+        (schedule,) = schedules(self.aws, self.stack.resources["ExpirySchedules"])
+        self.aws.fire(schedule["Name"], schedule["GroupName"])
+        result = self.receive()
+        assert (result["status"], result["changed"], result["verified"]) == ("succeeded", True, True)
+
+    def audit(self) -> None:
+        report = self.containment.invoke({"mode": "audit"})
+        assert report["complete"] is True
+        results(self.aws, self.stack.outputs["ResultsQueueUrl"])
+
+
+@pytest.fixture
+def secret(aws: local.StandIn) -> Iterator[str]:
+    """A secret with the key of a user who has the ready-made policies."""
+    iam = aws.client("iam")
+    iam.create_user(UserName="aisoc")
+    for policy in ("read-and-containment", "other-accounts"):
+        document = (POLICIES / f"{policy}.json").read_text()
+        iam.put_user_policy(UserName="aisoc", PolicyName=policy, PolicyDocument=document)
+    key = iam.create_access_key(UserName="aisoc")["AccessKey"]
+    content = json.dumps({name: key[name] for name in ("AccessKeyId", "SecretAccessKey")})
+    yield aws.client("secretsmanager").create_secret(Name="aisoc/key", SecretString=content)["ARN"]
+
+
+def deploy_target_role(aws: local.StandIn, caller: str) -> None:
+    aws.client("cloudformation", credentials=aws.account(OTHER_ACCOUNT)).create_stack(
+        StackName="aisoc",
+        TemplateBody=TARGET_ROLE.read_text(),
+        Parameters=[
+            {"ParameterKey": "ContainmentRoleArn", "ParameterValue": caller},
+            {"ParameterKey": "ExternalId", "ParameterValue": EXTERNAL_ID},
+        ],
+        Capabilities=["CAPABILITY_NAMED_IAM"],
+    )
+
+
+EVERYTHING = {
+    **PARAMETERS,
+    "AssumeRoleExternalId": EXTERNAL_ID,
+    "AuditRoleArns": THEIR_ROLE,
+    "KmsKeyArn": KEY,
+}
+
+
+def exercise(aws: local.StandIn, connector: Connector, their_group: str) -> None:
+    ours, theirs = aws.client("ec2"), aws.client("ec2", credentials=aws.account(OTHER_ACCOUNT))
+    group = block_list(ours, name=f"blocklist-{connector.stack.name}")
+    aws.client("securityhub").enable_security_hub()
+    aws.import_findings([path.read_text() for path in own_findings()])
+    connector.poll()
+    connector.poll()
+    connector.do_everything(group)
+    connector.do_everything(their_group, THEIR_ROLE)
+    # A block list that becomes attached, in either account
+    for ec2, each, role in ((ours, group, {}), (theirs, their_group, {"aws_assume_role_arn": THEIR_ROLE})):
+        params = {"aws_security_group_id": each, **role}
+        result = connector.order(request_id=each, action="BLOCK_IP", target="203.0.113.46", params=params)
+        assert result["enforced"] is True
+        attach(ec2, each)
+    connector.audit()
+
+
+def test_with_the_roles_of_the_stack_every_call_has_its_right_and_every_right_its_call(
+    aws: local.StandIn, start: Callable[..., local.Function], their_group: str
+) -> None:
+    playbooks(aws)
+    stack = aws.deploy(**EVERYTHING)
+    aws.settings(roles_must_exist=True)
+    deploy_target_role(aws, stack.outputs["ContainmentRoleArn"])
+    exercise(aws, Connector(aws, stack, start), their_group)
+
+    iam = aws.client("iam")
+    roles = {name: physical for name, physical in stack.resources.items() if name.endswith("Role")}
+    assert set(USED_BY_AWS) < set(roles)
+    for name, role in roles.items():
+        by_code, by_aws = used(aws, role), USED_BY_AWS.get(name, set())
+        assert by_code & by_aws <= {("UseKeyOfQueues", "kms:Decrypt")}, name
+        assert by_code | by_aws == granted(iam, role), name
+    theirs = aws.client("iam", credentials=aws.account(OTHER_ACCOUNT))
+    assert used(aws, "aisoc-containment") == granted(theirs, "aisoc-containment")
+
+
+def test_with_a_static_key_the_ready_made_policies_are_what_is_used(
+    aws: local.StandIn, start: Callable[..., local.Function], secret: str, their_group: str
+) -> None:
+    playbooks(aws)
+    stack = aws.deploy(**EVERYTHING, StaticCredentialsSecretArn=secret)
+    aws.settings(roles_must_exist=True)
+    deploy_target_role(aws, f"arn:aws:iam::{local.ACCOUNT}:user/aisoc")
+    exercise(aws, Connector(aws, stack, start), their_group)
+
+    files = [json.loads((POLICIES / f"{name}.json").read_text()) for name in ("read-and-containment", "other-accounts")]
+    assert used(aws, "aisoc") == rights(files[0]) | rights(files[1])
+    for name in ("PollerRole", "ContainmentRole"):
+        with_role = used(aws, stack.resources[name])
+        assert ("ReadStaticCredentials", "secretsmanager:GetSecretValue") in with_role
+        services = {action.partition(":")[0] for _, action in with_role}
+        assert services.isdisjoint({"securityhub", "ec2", "sts"}), "the key is for these"
+
+
+def test_a_right_that_is_missing_is_noticed(
+    aws: local.StandIn, stack: local.Stack, start: Callable[..., local.Function], group: str
+) -> None:
+    """The proof that the tests above can fail: without one action of its role the function is denied."""
+    playbooks(aws)
+    iam = aws.client("iam")
+    role = stack.resources["ContainmentRole"]
+    policy = iam.get_role_policy(RoleName=role, PolicyName="containment")["PolicyDocument"]
+    connector = Connector(aws, stack, start)
+    params = {"aws_security_group_id": group, "expires_after_seconds": 60}
+    order = {"action": "BLOCK_IP", "target": "203.0.113.45", "params": params}
+    for missing in ("ec2:DescribeVpcs", "ec2:CreateTags", "ec2:CreateNetworkAclEntry", "iam:PassRole"):
+        statements = [
+            {**s, "Action": [action for action in as_list(s["Action"]) if action != missing]}
+            for s in policy["Statement"]
+        ]
+        document = json.dumps({**policy, "Statement": [s for s in statements if s["Action"]]})
+        iam.put_role_policy(RoleName=role, PolicyName="containment", PolicyDocument=document)
+        result = connector.order(request_id=missing, **order)
+        assert (result["status"], result["error"]["code"]) == ("failed", "access_denied"), missing
+        assert missing in result["error"]["message"] + result["error"]["remedy"]
+
+
+def test_a_group_without_the_tag_cannot_be_changed_whatever_the_code_does(
+    aws: local.StandIn, stack: local.Stack, ec2: Any
+) -> None:
+    role = f"arn:aws:iam::{local.ACCOUNT}:role/{stack.resources['ContainmentRole']}"
+    ours = aws.client("ec2", credentials=aws.assume(role))
+    permission = {"IpProtocol": "tcp", "FromPort": 0, "ToPort": 65535, "IpRanges": [{"CidrIp": "203.0.113.45/32"}]}
+    enrolled, other = block_list(ec2), block_list(ec2, tags={}, name="other")
+    ours.authorize_security_group_ingress(GroupId=enrolled, IpPermissions=[permission])
+    for change in (ours.authorize_security_group_ingress, ours.revoke_security_group_ingress):
+        with pytest.raises(ClientError, match="UnauthorizedOperation"):
+            change(GroupId=other, IpPermissions=[permission])
+    # Nor can a rule get other tags than ours, nor a group any: it could enrol itself.
+    (rule,) = ours.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [enrolled]}])[
+        "SecurityGroupRules"
+    ][:1]
+    for resource, key in ((rule["SecurityGroupRuleId"], "owner"), (other, "aisoc:containment")):
+        with pytest.raises(ClientError, match="UnauthorizedOperation"):
+            ours.create_tags(Resources=[resource], Tags=[{"Key": key, "Value": "blocklist"}])
+
+
+def playbooks(aws: local.StandIn) -> None:
+    """The playbooks' role. For the queues it needs no policy of its own, only for their key."""
+    iam = aws.client("iam")
+    name = PLAYBOOKS.rpartition("/")[2]
+    iam.create_role(RoleName=name, AssumeRolePolicyDocument=policy(principal="*", actions="sts:AssumeRole"))
+    key = policy(actions=["kms:Decrypt", "kms:GenerateDataKey"], resource=KEY)
+    iam.put_role_policy(RoleName=name, PolicyName="key", PolicyDocument=key)
+
+
+def policy(actions: str | list[str], **more: str) -> str:
+    """A policy document of one statement."""
+    members = {name.capitalize(): value for name, value in more.items()}
+    statement = {"Sid": "Test", "Effect": "Allow", "Action": actions, **members}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
+def test_only_playbooks_and_the_ends_of_blocks_send_actions(
+    aws: local.StandIn, stack: local.Stack, containment: local.Function, group: str
+) -> None:
+    playbooks(aws)
+    iam = aws.client("iam")
+    iam.create_role(RoleName="administrator", AssumeRolePolicyDocument=policy(principal="*", actions="sts:AssumeRole"))
+    everything = policy(actions="sqs:*", resource="*")
+    iam.put_role_policy(RoleName="administrator", PolicyName="all", PolicyDocument=everything)
+    url = stack.outputs["ActionsQueueUrl"]
+
+    def send(role: str) -> None:
+        sqs = aws.client("sqs", credentials=aws.assume(role))
+        sqs.send_message(QueueUrl=url, MessageBody="{}", MessageGroupId="g")
+
+    send(PLAYBOOKS)
+    for stranger in (
+        f"arn:aws:iam::{local.ACCOUNT}:role/administrator",
+        f"arn:aws:iam::{local.ACCOUNT}:role/{stack.resources['PollerRole']}",
+        stack.outputs["ContainmentRoleArn"],
+    ):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            send(stranger)
+    # Events and results are the playbooks' to read.
+    sqs = aws.client("sqs", credentials=aws.assume(PLAYBOOKS))
+    for name in ("FindingsQueueUrl", "ResultsQueueUrl"):
+        local.drain(sqs, stack.outputs[name])
+        with pytest.raises(ClientError, match="AccessDenied"):
+            sqs.send_message(QueueUrl=stack.outputs[name], MessageBody="{}")
+    # The schedule that ends a block gets through: `fire` sends with its role.
+    request = json.loads(local.event("block-ip-expires").replace(EVENT_GROUP, group))
+    assert containment.invoke(request)["status"] == "succeeded"
+    (schedule,) = schedules(aws)
+    aws.fire(schedule["Name"], SCHEDULE_GROUP)
+
+
+@pytest.mark.parameters(PlaybookPrincipalArn="")
+def test_where_no_principal_is_named_nobody_sends_actions(aws: local.StandIn, stack: local.Stack) -> None:
+    playbooks(aws)
+    iam = aws.client("iam")
+    everything = policy(actions="sqs:*", resource="*")
+    iam.put_role_policy(RoleName=PLAYBOOKS.rpartition("/")[2], PolicyName="all", PolicyDocument=everything)
+    sqs = aws.client("sqs", credentials=aws.assume(PLAYBOOKS))
+    with pytest.raises(ClientError, match="AccessDenied"):
+        sqs.send_message(QueueUrl=stack.outputs["ActionsQueueUrl"], MessageBody="{}", MessageGroupId="g")
+
+
+@pytest.mark.parametrize("path", sorted(POLICIES.glob("*.json")), ids=lambda path: path.stem)
+def test_each_action_of_the_ready_made_policies_has_its_reason(path: Path) -> None:
+    table = (POLICIES / "README.md").read_text()
+    for _, action in rights(json.loads(path.read_text())):
+        assert re.search(rf"^\| `{action}` \| .+ \| .+ \|$", table, re.MULTILINE), action
+
+
+def test_the_ready_made_policies_say_what_the_template_says(aws: local.StandIn, stack: local.Stack) -> None:
+    """Action by action the same resources and conditions as the role of the stack has."""
+    iam = aws.client("iam")
+    role = stack.resources["ContainmentRole"]
+    ours = iam.get_role_policy(RoleName=role, PolicyName="containment")["PolicyDocument"]
+
+    def narrowed(policy: dict[str, Any]) -> set[tuple[str, str, str]]:
+        return {
+            (action, re.sub(r":\d{12}:", ":*:", str(s["Resource"])), json.dumps(s.get("Condition"), sort_keys=True))
+            for s in policy["Statement"]
+            for action in as_list(s["Action"])
+            if action.startswith("ec2:")
+        }
+
+    assert narrowed(json.loads((POLICIES / "read-and-containment.json").read_text())) == narrowed(ours)
