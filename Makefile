@@ -36,6 +36,10 @@ build: python ## Release artifacts for Lambda (sam build with cargo-lambda)
 	@$(INSTALL) infra/local/requirements-build.txt
 	PATH="$(CURDIR)/$(VENV):$$PATH" infra/local/heartbeat.sh $(VENV)/sam build
 
+.PHONY: sam-local
+sam-local: build ## Both artifacts in Docker: sam deploy into the stand-in, then sam local invoke
+	@$(VENV)/python infra/local/sam_local.py
+
 .PHONY: deploy
 deploy: build ## Deploy to your AWS account: guided the first time, from samconfig.toml then
 	if [ -f .local/deployed ]; then $(VENV)/sam deploy; else $(VENV)/sam deploy --guided; fi

@@ -90,47 +90,26 @@ def main() -> None:
     with ExitStack() as stack:
         aws = stack.enter_context(local.StandIn())
         hub, sqs, ec2 = aws.client("securityhub"), aws.client("sqs"), aws.client("ec2")
-        queues = {
-            name: sqs.create_queue(
-                QueueName=name,
-                Attributes={"FifoQueue": "true", "ContentBasedDeduplication": "true"} if name.endswith(".fifo") else {},
-            )["QueueUrl"]
-            for name in ("findings", "results", "actions.fifo")
-        }
-        environment = {"AWS_ENDPOINT_URL": aws.url}
-        poller = stack.enter_context(
-            local.Function(
-                local.binary("poller"),
-                {
-                    **environment,
-                    "FINDINGS_QUEUE_URL": queues["findings"],
-                    "STATE_TABLE_NAME": aws.state_table(),
-                    "INITIAL_LOOKBACK_SECONDS": "0",
-                },
-            )
-        )
-        aws.client("scheduler").create_schedule_group(Name="aisoc")
-        containment = stack.enter_context(
-            local.Function(
-                local.binary("containment"),
-                {
-                    **environment,
-                    "RESULTS_QUEUE_URL": queues["results"],
-                    "ACTIONS_QUEUE_ARN": f"arn:aws:sqs:{local.REGION}:{local.ACCOUNT}:actions.fifo",
-                    "SCHEDULER_ROLE_ARN": f"arn:aws:iam::{local.ACCOUNT}:role/scheduler",
-                    "SCHEDULE_GROUP": "aisoc",
-                },
-            )
-        )
+        vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
         print(f"{BOLD}AWS Security Hub connector for AiSOC: the main job on this machine{PLAIN}")
         print(f"{DIM}Real: the two binaries, Lambda's runtime interface emulator, HTTP and the AWS SDK.")
         print(f"Stand-in: AWS itself (moto's server on 127.0.0.1, with Security Hub's filters added by us).{PLAIN}")
 
-        step("1  Security Hub holds findings")
+        step("1  template.yaml is deployed, and Security Hub holds findings")
+        deployed = aws.deploy(InitialLookbackSeconds="0", VpcId=vpc)
+        queues = {name: deployed.outputs[f"{name.capitalize()}QueueUrl"] for name in ("findings", "actions", "results")}
+        poller, containment = (
+            stack.enter_context(local.Function(local.binary(name), deployed.environment(name.capitalize())))
+            for name in ("poller", "containment")
+        )
+        resources = len(deployed.resources)
+        print(f"   stack {deployed.name!r}: {resources} resources; the functions run with its settings and roles")
         hub.enable_security_hub()
         texts = [path.read_text().strip() for path in sorted((local.LOCAL / "findings").glob("*.json"))]
         aws.import_findings(texts)
-        print(f"   {len(texts)}, of GuardDuty, Inspector, Macie, Config and a third party; 2 are archived or resolved")
+        print(
+            f"   {len(texts)} findings of GuardDuty, Inspector, Macie, Config and a third party; 2 are archived or done"
+        )
 
         step("2  The poller runs, as on its schedule")
         report = poller.invoke(local.event("poll-scheduler"))
@@ -160,16 +139,7 @@ def main() -> None:
         attack = next(event for event in sorted(events, key=lambda event: event["updated_at"]) if event["src_ip"])
         target = attack["src_ip"]
         step(f"4  A playbook answers {shortened(attack['title'], 40)!r} with BLOCK_IP {target}")
-        vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
-
-        def block_list(name: str) -> str:
-            tags = [{"Key": "aisoc:containment", "Value": "blocklist"}]
-            return ec2.create_security_group(
-                GroupName=name,
-                Description="block list of AiSOC",
-                VpcId=vpc,
-                TagSpecifications=[{"ResourceType": "security-group", "Tags": tags}],
-            )["GroupId"]
+        filters = [{"Name": "vpc-id", "Values": [vpc]}]
 
         def act(action: str, group: str, **params: Any) -> dict[str, Any]:
             """From the actions queue through the function to the results queue."""
@@ -181,17 +151,16 @@ def main() -> None:
                 "requested_by": "demo playbook",
                 "event_id": attack["event_id"],
             }
-            sqs.send_message(QueueUrl=queues["actions.fifo"], MessageBody=json.dumps(request), MessageGroupId=group)
+            sqs.send_message(QueueUrl=queues["actions"], MessageBody=json.dumps(request), MessageGroupId=group)
             return receive()
 
         def receive() -> dict[str, Any]:
-            answer = containment.invoke(local.as_sqs_event(local.drain(sqs, queues["actions.fifo"])))
+            answer = containment.invoke(local.as_sqs_event(local.drain(sqs, queues["actions"])))
             check(answer == {"batchItemFailures": []}, "the message is done with")
             (message,) = local.drain(sqs, queues["results"])
             return json.loads(message["Body"])
 
-        group = block_list("aisoc-blocklist")
-        filters = [{"Name": "vpc-id", "Values": [vpc]}]
+        group = deployed.outputs["BlockListId"]
         acl = ec2.describe_network_acls(Filters=filters)["NetworkAcls"][0]["NetworkAclId"]
         show_network(ec2, group, acl, "before")
         result = act("BLOCK_IP", group, expires_after_seconds=3600)
@@ -204,7 +173,13 @@ def main() -> None:
         check(done, "the block is enforced and verified")
 
         step("5  The same on a block list that someone attached to a server: there the rule would let the target in")
-        attached = block_list("aisoc-blocklist-2")
+        tags = [{"Key": "aisoc:containment", "Value": "blocklist"}]
+        attached = ec2.create_security_group(
+            GroupName="attached",
+            Description="a block list that is in use",
+            VpcId=vpc,
+            TagSpecifications=[{"ResourceType": "security-group", "Tags": tags}],
+        )["GroupId"]
         subnet = ec2.describe_subnets(Filters=filters)["Subnets"][0]["SubnetId"]
         ec2.create_network_interface(SubnetId=subnet, Groups=[attached])
         result = act("BLOCK_IP", attached)
@@ -216,10 +191,11 @@ def main() -> None:
 
         step("6  An hour later the block ends by itself: EventBridge Scheduler sends ALLOW_IP")
         scheduler = aws.client("scheduler")
-        (schedule,) = scheduler.list_schedules(GroupName="aisoc")["Schedules"]
-        expression = scheduler.get_schedule(Name=schedule["Name"], GroupName="aisoc")["ScheduleExpression"]
+        (schedule,) = scheduler.list_schedules(GroupName=deployed.resources["ExpirySchedules"])["Schedules"]
+        names = {"Name": schedule["Name"], "GroupName": schedule["GroupName"]}
+        expression = scheduler.get_schedule(**names)["ScheduleExpression"]
         print(f"   {schedule['Name']}: {expression} (the stand-in lets it be that time now)")
-        aws.fire(schedule["Name"], "aisoc")
+        aws.fire(schedule["Name"], schedule["GroupName"])
         result = receive()
         rules, denies = show_network(ec2, group, acl, "after")
         show_result(result)

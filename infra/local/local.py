@@ -74,17 +74,17 @@ def _descendants(pid: int) -> list[int]:
 
 
 class StandIn:
-    """AWS on this machine."""
+    """AWS on this machine; at other addresses of it as well, if asked to: `urls` are those."""
 
-    def __init__(self) -> None:
+    def __init__(self, *more_hosts: str) -> None:
         self._process = _spawn(
-            [sys.executable, "-m", "standin"],
+            [sys.executable, "-m", "standin", "127.0.0.1", *more_hosts],
             cwd=LOCAL,
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
             stdout=subprocess.PIPE,
         )
         assert self._process.stdout
-        self.url = self._process.stdout.readline().strip()
+        self.url, *self.urls = (self._process.stdout.readline().strip() for _ in ["127.0.0.1", *more_hosts])
         if not self.url:
             raise RuntimeError("the stand-in for AWS did not start; what it printed stands above")
 

@@ -2,8 +2,8 @@
 
 moto leaves the Serverless resources of a template out, so that a `sam deploy` ends well and has made none of them; it
 takes any value for a parameter; and it does not know schedules, queue policies, alarms and the asynchronous settings of
-functions. The name it gives to a FIFO queue does not end in .fifo; it leaves what is no value in lists, and writes the
-policies of roles in no JSON.
+functions. A stack that a change set makes has no outputs with it. The name it gives to a FIFO queue does not end in
+.fifo; it leaves what is no value in lists, and writes the policies of roles in no JSON.
 """
 
 import json
@@ -166,6 +166,12 @@ def _queue_policy(name: str, properties: Any, account: str, region: str) -> _Mad
     return _Made(name)
 
 
+@_makes("AWS::S3::BucketPolicy")
+def _bucket_policy(name: str, _: Any, __: str, ___: str) -> _Made:
+    """Of the bucket that the SAM CLI makes. moto would keep to it, but not to its condition: TLS."""
+    return _Made(name)
+
+
 @_makes("AWS::Lambda::EventInvokeConfig")
 def _event_invoke_config(name: str, properties: Any, account: str, region: str) -> _Made:
     config = {key: value for key, value in properties.items() if key not in ("FunctionName", "Qualifier")}
@@ -249,6 +255,17 @@ def install() -> None:
         _creating(kind, prepare)
     for name in ("create_stack", "create_change_set", "update_stack"):
         setattr(CloudFormationBackend, name, _taking_templates(getattr(CloudFormationBackend, name)))
+
+    execute = CloudFormationBackend.execute_change_set
+
+    @wraps(execute)
+    def execute_change_set(self: CloudFormationBackend, change_set_name: str, stack_name: str | None = None) -> None:
+        execute(self, change_set_name, stack_name)
+        stack = self.get_stack(self.describe_change_set(change_set_name).stack_id)
+        stack._parse_template()
+        stack.output_map = stack._create_output_map()
+
+    CloudFormationBackend.execute_change_set = execute_change_set
 
     create_mapping = LambdaBackend.create_event_source_mapping
 

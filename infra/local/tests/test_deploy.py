@@ -3,13 +3,15 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from samcli.yamlhelper import yaml_parse
+from samcli.yamlhelper import yaml_dump, yaml_parse
 
 import local
+import sam_local
 from conftest import PARAMETERS, PLAYBOOKS, default_vpc, ingress
 
 TEMPLATE = yaml_parse(local.TEMPLATE.read_text())
@@ -403,6 +405,29 @@ def metrics_of(rows: list[list[Any]]) -> Iterator[tuple[str, str]]:
 
 
 # ---- deployment by the SAM CLI -------------------------------------------------------------------------------------
+
+
+def test_the_sam_cli_packages_and_deploys_what_it_built(
+    tmp_path: Path, aws: local.StandIn, start: Callable[..., local.Function]
+) -> None:
+    # GIVEN what `sam build` leaves: a folder for each function, and a template that names it
+    template = yaml_parse(local.TEMPLATE.read_text())
+    del template["Globals"]["Function"]["CodeUri"]
+    for name, resource in template["Resources"].items():
+        if resource["Type"] == "AWS::Serverless::Function":
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "bootstrap").write_text(name)
+            resource["Properties"]["CodeUri"] = name
+    for document in ("LICENSE", "README.md"):
+        (tmp_path / document).write_text((local.ROOT / document).read_text())
+    (tmp_path / "template.yaml").write_text(yaml_dump(template))
+
+    stack = sam_local.deploy(aws, tmp_path)
+    aws.client("securityhub").enable_security_hub()
+    assert start("poller", **stack.environment("Poller")).invoke({})["complete"] is True
+    assert start("containment", **stack.environment("Containment")).invoke({"mode": "audit"})["complete"] is True
+    hashes = {stack.configuration(name)["CodeSha256"] for name in ("Poller", "Containment")}
+    assert len(hashes) == 2, "each function has its own code"
 
 
 def test_functions_are_as_the_template_says(aws: local.StandIn, stack: local.Stack) -> None:
