@@ -28,7 +28,11 @@ test: python ## Every test: format, lints, units, both binaries against a local 
 	RUSTDOCFLAGS='-D warnings' infra/local/heartbeat.sh cargo doc --locked --workspace --no-deps
 	$(VENV)/ruff check infra
 	$(VENV)/ruff format --check infra
+	infra/local/deny.sh
+	$(VENV)/cfn-lint template.yaml infra/*.yaml
 	AWS_DEFAULT_REGION=us-east-1 $(VENV)/sam validate --lint --template template.yaml
+	@$(INSTALL) infra/local/requirements-checks.txt .venv/checks
+	.venv/checks/bin/checkov --config-file infra/local/checkov.yaml --file template.yaml --file infra/target-account-role.yaml
 	$(VENV)/python -m pytest -c infra/local/pytest.ini --numprocesses 2 infra/local/tests
 
 .PHONY: build
