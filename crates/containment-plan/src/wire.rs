@@ -1,7 +1,8 @@
 //! The request as it is sent, for its JSON Schema.
 //!
 //! [`Request::read`](crate::Request::read) reads by hand, so that it can name everything that is wrong at once. These
-//! types say the same as far as a schema can; the tests of the schemas hold the two together.
+//! types say the same as far as a schema can; the tests of the schemas hold the two together. Nothing is written by them:
+//! `skip_serializing_if` is how a schema is told that a member may be left out.
 
 use aws_text::{NetworkAclId, Region, RoleArn, SecurityGroupId};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};

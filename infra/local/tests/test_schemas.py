@@ -5,6 +5,7 @@ import json
 import random
 import re
 import subprocess
+import tomllib
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -233,6 +234,8 @@ def test_the_asyncapi_document_is_one() -> None:
         warnings.simplefilter("ignore")  # of how pydantic likes names
         from asyncapi3.models.asyncapi import AsyncAPI3
     AsyncAPI3.model_validate(contract.asyncapi())
+    manifest = tomllib.loads((local.ROOT / "Cargo.toml").read_text())
+    assert contract.asyncapi()["info"]["version"] == manifest["workspace"]["package"]["version"]
 
 
 def test_every_reference_of_the_asyncapi_document_is_to_something() -> None:
