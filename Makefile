@@ -35,6 +35,11 @@ test: python ## Every test: format, lints, units, both binaries against a local 
 	.venv/checks/bin/checkov --config-file infra/local/checkov.yaml --file template.yaml --file infra/target-account-role.yaml
 	$(VENV)/python -m pytest -c infra/local/pytest.ini --numprocesses 2 infra/local/tests
 
+.PHONY: schemas
+schemas: ## The JSON Schemas of events/schemas, anew from the Rust types
+	$(CARGO_BUILD)
+	"$${CARGO_TARGET_DIR:-target}/debug/schemas"
+
 .PHONY: build
 build: python ## Release artifacts for Lambda (sam build with cargo-lambda)
 	@$(INSTALL) infra/local/requirements-build.txt

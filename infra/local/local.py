@@ -160,6 +160,10 @@ class StandIn:
     def calls(self) -> list[dict[str, Any]]:
         return json.loads(self._own("GET", "/standin/calls"))
 
+    def messages(self) -> list[dict[str, Any]]:
+        """What was sent to queues since the last reset, and what schedules were told to send."""
+        return json.loads(self._own("GET", "/standin/messages"))
+
     def fail(self, *faults: dict[str, Any]) -> None:
         self._own("POST", "/standin/faults", json.dumps(faults))
 

@@ -25,42 +25,48 @@ pub struct Observed<'a> {
     pub at: &'a str,
 }
 
-/// A finding version as an `AiSOC` event. A member that the finding lacks, or holds as another type, is `None`.
+/// A version of a finding. Every member is always there; one that the finding lacks, or holds as another type, is null.
+///
+/// A later version may add members: readers should pass over those they do not know.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Event<'a> {
-    /// [`SCHEMA_VERSION`]
+    /// Version of the event's form
+    #[cfg_attr(feature = "schema", schemars(extend("const" = SCHEMA_VERSION)))]
     pub schema_version: &'static str,
     /// The same for every delivery of one finding version, and for no other: 64 hexadecimal digits
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[0-9a-f]{64}$")))]
     pub event_id: String,
-    /// [`SOURCE`]
+    /// The connector
+    #[cfg_attr(feature = "schema", schemars(extend("const" = SOURCE)))]
     pub source: &'static str,
-    /// `Id`
+    /// `Id` of the finding
     pub external_id: Option<Cow<'a, str>>,
-    /// `Title`
+    /// `Title` of the finding
     pub title: Option<Cow<'a, str>>,
-    /// `Description`
+    /// `Description` of the finding
     pub description: Option<Cow<'a, str>>,
-    /// See [`Severity`]
+    /// By `Severity.Label`, else by `Severity.Normalized`, else by `FindingProviderFields.Severity.Label`
     pub severity: Severity,
-    /// `Types`
+    /// `Types` of the finding
     pub types: Option<Vec<Cow<'a, str>>>,
-    /// `ProductName`
+    /// `ProductName` of the finding
     pub product_name: Option<Cow<'a, str>>,
-    /// `ProductArn`
+    /// `ProductArn` of the finding
     pub product_arn: Option<Cow<'a, str>>,
-    /// `GeneratorId`
+    /// `GeneratorId` of the finding
     pub generator_id: Option<Cow<'a, str>>,
-    /// `AwsAccountId`
+    /// `AwsAccountId` of the finding
     pub aws_account_id: Option<Cow<'a, str>>,
     /// `Region`, else the region polled
     pub aws_region: Cow<'a, str>,
-    /// `Compliance.Status`
+    /// `Compliance.Status` of the finding
     pub compliance_status: Option<Cow<'a, str>>,
-    /// `Workflow.Status`
+    /// `Workflow.Status` of the finding
     pub workflow_status: Option<Cow<'a, str>>,
-    /// `RecordState`
+    /// `RecordState` of the finding
     pub record_state: Option<Cow<'a, str>>,
-    /// `Resources`
+    /// `Resources` of the finding
     pub resources: Option<Vec<Resource<'a>>>,
     /// The first remote address of `indicators`: the one an analyst would block
     pub src_ip: Option<std::net::IpAddr>,
@@ -75,8 +81,10 @@ pub struct Event<'a> {
     /// `LastObservedAt`, as given
     pub last_observed_at: Option<Cow<'a, str>>,
     /// When the connector read the finding: our clock, RFC 3339 in UTC
+    #[cfg_attr(feature = "schema", schemars(extend("format" = "date-time")))]
     pub ingested_at: &'a str,
-    /// The finding as Security Hub sent it
+    /// The finding as Security Hub sent it: an object, unless it sent something else
+    #[cfg_attr(feature = "schema", schemars(with = "serde_json::Value"))]
     pub raw_event: &'a RawValue,
     /// `ProcessedAt`: when Security Hub received it, by its own clock. Not a member of the event
     #[serde(skip)]
@@ -85,13 +93,14 @@ pub struct Event<'a> {
 
 /// An element of `Resources`.
 #[derive(Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Resource<'a> {
-    /// `Id`
+    /// `Id` of the resource
     pub id: Option<Cow<'a, str>>,
-    /// `Type`
+    /// `Type` of the resource
     #[serde(rename = "type")]
     pub kind: Option<Cow<'a, str>>,
-    /// `Region`
+    /// `Region` of the resource
     pub region: Option<Cow<'a, str>>,
 }
 

@@ -8,6 +8,7 @@ use crate::json::Object;
 
 /// An address found in a finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Indicator {
     /// IPv4 or IPv6
     #[serde(rename = "type")]
@@ -24,6 +25,7 @@ pub struct Indicator {
 
 /// Address family
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// IPv4
@@ -34,6 +36,7 @@ pub enum Kind {
 
 /// Side of the connection
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// The other side: what an analyst may block
@@ -44,6 +47,7 @@ pub enum Role {
 
 /// Direction of the connection, seen from the resource
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Direction {
     /// Opened by the remote side

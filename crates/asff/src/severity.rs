@@ -6,6 +6,7 @@ use crate::json::Object;
 
 /// Severity of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// ASFF `CRITICAL` and `HIGH`

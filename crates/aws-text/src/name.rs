@@ -28,7 +28,7 @@ impl fmt::Display for NotAName {
 impl std::error::Error for NotAName {}
 
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $check:path, $expected:literal) => {
+    ($(#[$doc:meta])* $name:ident, $check:path, $expected:literal, $pattern:literal) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
         #[serde(transparent)]
@@ -59,24 +59,46 @@ macro_rules! name {
                 f.write_str(&self.0)
             }
         }
+
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({
+                    "type": "string",
+                    "pattern": $pattern,
+                })
+            }
+        }
     };
 }
 
 name!(
     /// A region's code. The form only: regions that are yet to come pass.
-    Region, is_region, "a region's code such as us-east-1"
+    Region, is_region, "a region's code such as us-east-1",
+    r"^[a-z]{2,}(-[a-z]+)+-[0-9]{1,2}$"
 );
 name!(
     /// A security group's id.
-    SecurityGroupId, is_security_group_id, "sg- and 8 or 17 hexadecimal digits"
+    SecurityGroupId, is_security_group_id, "sg- and 8 or 17 hexadecimal digits",
+    r"^sg-([0-9a-f]{8}|[0-9a-f]{17})$"
 );
 name!(
     /// A network ACL's id.
-    NetworkAclId, is_network_acl_id, "acl- and 8 or 17 hexadecimal digits"
+    NetworkAclId, is_network_acl_id, "acl- and 8 or 17 hexadecimal digits",
+    r"^acl-([0-9a-f]{8}|[0-9a-f]{17})$"
 );
 name!(
     /// The ARN of an IAM role.
-    RoleArn, is_role_arn, "a role's ARN such as arn:aws:iam::111122223333:role/name"
+    RoleArn, is_role_arn, "a role's ARN such as arn:aws:iam::111122223333:role/name",
+    r"^arn:aws(-[a-z-]*)?:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]*[A-Za-z0-9+=,.@_-]$"
 );
 
 fn is_region(text: &str) -> bool {

@@ -21,6 +21,8 @@ pub mod record;
 pub mod request;
 pub mod rule;
 pub mod target;
+#[cfg(feature = "schema")]
+pub mod wire;
 
 pub use network_acl::NetworkAcl;
 pub use outcome::{Details, ErrorDetail, Outcome, Status};

@@ -9,13 +9,17 @@ use crate::request::{Action, Rejection, Request};
 use crate::{Refusal, RefusalCode};
 
 /// The result of a request: to the results queue, to the log, and to whoever called the function directly.
+/// Also of an audit, one for each group that lost rules: `action` is then `AUDIT`.
+///
+/// A later version may add members: readers should pass over those they do not know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Outcome {
-    /// The request's
+    /// The request's id, or where it has none the message's or the invocation's
     pub request_id: String,
-    /// The request's, as given where it could not be read
+    /// The request's action, as given where it could not be read
     pub action: Option<String>,
-    /// The request's as a CIDR block, as given where it could not be read
+    /// The request's target as a CIDR block, as given where it could not be read
     pub target: Option<String>,
     /// How it ended
     pub status: Status,
@@ -33,11 +37,13 @@ pub struct Outcome {
     /// What went wrong
     pub error: Option<ErrorDetail>,
     /// When the result was made, RFC 3339 in UTC
+    #[cfg_attr(feature = "schema", schemars(extend("format" = "date-time")))]
     pub completed_at: String,
 }
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// It is as asked
@@ -65,6 +71,7 @@ impl Status {
 
 /// What was looked at and changed. What is not known is null.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Details {
     /// The block list
     pub security_group_id: Option<String>,
@@ -78,21 +85,26 @@ pub struct Details {
     pub region: Option<String>,
     /// Entries of network ACLs
     pub network_acl_entries: Vec<NetworkAclEntry>,
-    /// When the block ends by itself
+    /// When the block ends by itself, RFC 3339 in UTC
+    #[cfg_attr(feature = "schema", schemars(extend("format" = "date-time")))]
     pub expires_at: Option<String>,
     /// Of a dry run: the changes that would have been made
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
     pub planned_steps: Option<Vec<String>>,
     /// Of an audit: what the group is attached to
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
     pub network_interface_ids: Option<Vec<String>>,
     /// Of an audit: the ingress rules it took back
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
     pub revoked_rules: Option<Vec<String>>,
 }
 
 /// An entry of a network ACL.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NetworkAclEntry {
     /// The network ACL
     pub network_acl_id: String,
@@ -127,6 +139,7 @@ pub struct Done {
 
 /// What went wrong and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ErrorDetail {
     /// For programs
     pub code: String,

@@ -23,10 +23,25 @@ pub struct AuditScope {
     pub roles: Vec<RoleArn>,
 }
 
+// For its JSON Schema; the handler reads it.
+/// What asks for an audit.
+#[cfg(feature = "schema")]
+#[derive(Debug, schemars::JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct AuditInput {
+    /// What is asked for
+    #[schemars(extend("const" = "audit"))]
+    pub mode: String,
+}
+
 /// Answer of an audit.
+///
+/// A later version may add members: readers should pass over those they do not know.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AuditReport {
-    /// `audit`
+    /// What was asked for
+    #[cfg_attr(feature = "schema", schemars(extend("const" = "audit")))]
     pub mode: &'static str,
     /// Everywhere was looked
     pub complete: bool,
@@ -36,6 +51,7 @@ pub struct AuditReport {
 
 /// What was found in one account and region.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlaceReport {
     /// The role assumed for the account; null is the function's own
     pub role_arn: Option<RoleArn>,
@@ -49,6 +65,7 @@ pub struct PlaceReport {
     pub rules_revoked: usize,
     /// Why it could not be audited, or not wholly
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "ErrorDetail"))]
     pub error: Option<ErrorDetail>,
 }
 

@@ -24,6 +24,7 @@ pub enum Mode {
 
 /// A mode's name, as it stands in inputs and outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ModeName {
     /// `incremental`
@@ -46,6 +47,65 @@ impl Mode {
             Mode::Backfill { .. } => ModeName::Backfill,
             Mode::TestConnection => ModeName::TestConnection,
         }
+    }
+}
+
+/// What the poller takes, for its JSON Schema; [`Mode::from_input`] reads it.
+#[cfg(feature = "schema")]
+pub mod wire {
+    use schemars::JsonSchema;
+
+    /// Input of the poller.
+    #[derive(Debug, JsonSchema)]
+    #[schemars(untagged)]
+    pub enum PollInput {
+        /// A scheduled event of an EventBridge rule or of EventBridge Scheduler: an incremental poll
+        Scheduled(ScheduledEvent),
+        /// A poll, or a test of the connection
+        Poll(Poll),
+        /// The findings updated in a range of time, both ends inclusive
+        Backfill(Backfill),
+    }
+
+    /// A scheduled event; its other members do not matter, but a `mode` must not stand in it.
+    #[derive(Debug, JsonSchema)]
+    #[schemars(extend("not" = {"required": ["mode"]}))]
+    pub struct ScheduledEvent {
+        /// As both senders give it
+        #[schemars(rename = "detail-type", extend("const" = "Scheduled Event"))]
+        pub detail_type: String,
+        /// Who sends it
+        #[schemars(extend("enum" = ["aws.events", "aws.scheduler"]))]
+        pub source: String,
+    }
+
+    /// Without a mode: an incremental poll.
+    #[derive(Debug, JsonSchema)]
+    #[schemars(deny_unknown_fields)]
+    pub struct Poll {
+        /// `incremental`: what is new since the last poll. `reconcile`: every finding that matches, whenever it was
+        /// updated. `test_connection`: whether each region answers; nothing is sent
+        #[schemars(
+            extend("enum" = ["incremental", "reconcile", "test_connection"], "default" = "incremental"),
+            with = "String",
+            skip_serializing_if = "Option::is_none"
+        )]
+        pub mode: Option<String>,
+    }
+
+    /// A poll of a range of time.
+    #[derive(Debug, JsonSchema)]
+    #[schemars(deny_unknown_fields)]
+    pub struct Backfill {
+        /// What is asked for
+        #[schemars(extend("const" = "backfill"))]
+        pub mode: String,
+        /// First instant of the range, RFC 3339 with an offset
+        #[schemars(extend("format" = "date-time"))]
+        pub start: String,
+        /// Last instant of the range, no earlier than the first
+        #[schemars(extend("format" = "date-time"))]
+        pub end: String,
     }
 }
 

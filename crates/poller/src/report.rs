@@ -10,11 +10,14 @@ use crate::dynamodb::NONSENSE;
 use crate::input::ModeName;
 
 /// Answer of a poll.
+///
+/// A later version may add members: readers should pass over those they do not know.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PollReport {
     /// The mode asked for
     pub mode: ModeName,
-    /// Every region is
+    /// Every region is complete
     pub complete: bool,
     /// One a region, in the order of the settings
     pub regions: Vec<RegionReport>,
@@ -24,6 +27,7 @@ pub struct PollReport {
 
 /// What was done in one region.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RegionReport {
     /// The region polled
     pub region: Region,
@@ -36,11 +40,13 @@ pub struct RegionReport {
     /// Findings that had been delivered before
     pub duplicates_skipped: u64,
     /// `UpdatedAt` up to which everything is delivered, where that is known
+    #[cfg_attr(feature = "schema", schemars(extend("format" = "date-time")))]
     pub updated_through: Option<String>,
     /// All that was asked for is delivered
     pub complete: bool,
     /// What went wrong. Running out of time is no error
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "RegionError"))]
     pub error: Option<RegionError>,
 }
 
@@ -62,13 +68,18 @@ impl RegionReport {
 }
 
 /// Answer of a connection test.
+///
+/// A later version may add members: readers should pass over those they do not know.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConnectionReport {
     /// Every region answered
     pub success: bool,
-    /// `aws_security_hub`
+    /// The connector's name
+    #[cfg_attr(feature = "schema", schemars(extend("const" = "aws_security_hub")))]
     pub connector: &'static str,
     /// What the connector can do
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<&'static str>"))]
     pub capabilities: [&'static str; 3],
     /// One a region, in the order of the settings
     pub regions: Vec<RegionConnection>,
@@ -76,6 +87,7 @@ pub struct ConnectionReport {
 
 /// Whether a region answered.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RegionConnection {
     /// The region asked
     pub region: Region,
@@ -83,11 +95,13 @@ pub struct RegionConnection {
     pub success: bool,
     /// Why it did not
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "RegionError"))]
     pub error: Option<RegionError>,
 }
 
 /// Why a region failed, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RegionError {
     /// For programs
     pub code: ErrorCode,
@@ -99,6 +113,7 @@ pub struct RegionError {
 
 /// Kinds of failure a playbook may tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
     /// The function's role lacks a permission

@@ -4,6 +4,8 @@ Its own routes, beside moto's `/moto-api/reset`:
 
 - `GET /standin/calls`: the calls since the last reset, in order. `began` and `ended` are their places in the sequence
   of all beginnings and ends; a call that is under way has not ended.
+- `GET /standin/messages`: what was sent to queues since the last reset, and what schedules were told to send, in order:
+  `queue`, `body`, `attributes` and the `access_key` of the sender. Also of calls that a fault struck.
 - `POST /standin/faults`: a list of faults, see `Fault`.
 - `GET /standin/struck`: the call that a fault with `at` struck, or null. For a fault that hangs, waits for it.
 - `GET /standin/idle`: answers when no call is under way.
@@ -43,6 +45,7 @@ _REST_OPERATIONS = {
     ("scheduler", "PUT", "/schedules/*"): "UpdateSchedule",
     ("scheduler", "DELETE", "/schedules/*"): "DeleteSchedule",
 }
+_SENDING = {"SendMessage", "SendMessageBatch", "CreateSchedule", "UpdateSchedule"}
 _QUERY_SERVICES = {"ec2", "iam", "sts"}
 WsgiApp = Callable[..., Iterable[bytes]]
 
@@ -129,6 +132,7 @@ class Front:
         self._idle = threading.Condition()
         self._under_way = 0
         self._calls: list[dict[str, Any]] = []
+        self._sending: list[Call] = []
         self._moments = itertools.count()
         self._faults: list[Fault] = []
         self._struck: dict[str, Any] | None = None
@@ -146,6 +150,8 @@ class Front:
         with self._lock:
             record = {**call.as_dict(), "began": next(self._moments), "ended": None}
             self._calls.append(record)
+            if call.operation in _SENDING:
+                self._sending.append(call)
             fault = next((fault for fault in self._faults if fault.strikes(call)), None)
             if fault and fault.at == 0:
                 self._struck = {**call.as_dict(), "body": call.body.decode()}
@@ -165,6 +171,8 @@ class Front:
         if call.service == "sqs" and call.operation.startswith("SendMessage") and _has_illegal_character(call.body):
             return _error(call, "InvalidMessageContents", 400)
         if denial := iam.denial(call):
+            with self._lock:
+                self._sending = [other for other in self._sending if other is not call]
             code = {"ec2": "UnauthorizedOperation", "sts": "AccessDenied"}.get(call.service, "AccessDeniedException")
             return _error(call, code, 403, denial)
         match fault and fault.effect:
@@ -222,6 +230,8 @@ class Front:
         match (request.method, request.path):
             case ("GET", "/standin/calls"):
                 return _json(self._calls)
+            case ("GET", "/standin/messages"):
+                return _json([message for call in list(self._sending) for message in _messages(call)])
             case ("GET", "/standin/struck"):
                 if any(fault.effect.startswith("hang") for fault in self._faults):
                     self._hanging.wait(timeout=float(request.args["wait"]))
@@ -244,7 +254,7 @@ class Front:
                 return Response(f"no such setting: {', '.join(unknown)}", 400) if unknown else Response(status=204)
             case ("POST", "/standin/reset"):
                 with self._lock:
-                    self._calls, self._faults, self._struck = [], [], None
+                    self._calls, self._sending, self._faults, self._struck = [], [], [], None
                     self._set({})
                     iam.used.clear()
                     moto_api_backend.reset()
@@ -265,6 +275,25 @@ class Front:
 
 def _json(value: Any) -> Response:
     return Response(json.dumps(value), mimetype="application/json")
+
+
+def _messages(call: Call) -> list[dict[str, Any]]:
+    """What a call sends, or has a schedule send."""
+    request = json.loads(call.body)
+    if call.service == "scheduler":
+        sent = [(request["Target"]["Arn"], request["Target"]["Input"], {})]
+    else:
+        entries = request.get("Entries", [request])
+        sent = [(request["QueueUrl"], entry["MessageBody"], entry.get("MessageAttributes", {})) for entry in entries]
+    return [
+        {
+            "queue": re.split("[/:]", address)[-1],
+            "body": body,
+            "attributes": {name: value["StringValue"] for name, value in attributes.items()},
+            "access_key": call.access_key,
+        }
+        for address, body, attributes in sent
+    ]
 
 
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

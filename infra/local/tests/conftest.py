@@ -12,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import contract
 import local
 
 OTHER_ACCOUNT = "444455556666"
@@ -27,16 +28,35 @@ PARAMETERS = {
 }
 
 
+class StandIn(local.StandIn):
+    """The stand-in, whose messages are held against their schemas before they are forgotten."""
+
+    def reset(self) -> None:
+        messages = self.messages()
+        super().reset()
+        contract.check_messages(messages)
+
+
+class Function(local.Function):
+    """A function, whose answers are held against their schemas."""
+
+    def invoke(self, event: Any) -> Any:
+        answer = super().invoke(event)
+        contract.check_answer(self.name, answer)
+        return answer
+
+
 @pytest.fixture(scope="session")
 def running_stand_in() -> Iterator[local.StandIn]:
-    with local.StandIn() as stand_in:
+    with StandIn() as stand_in:
         yield stand_in
 
 
 @pytest.fixture
-def aws(running_stand_in: local.StandIn) -> local.StandIn:
+def aws(running_stand_in: local.StandIn) -> Iterator[local.StandIn]:
     running_stand_in.reset()
-    return running_stand_in
+    yield running_stand_in
+    running_stand_in.reset()
 
 
 @pytest.fixture
@@ -46,7 +66,7 @@ def start(aws: local.StandIn) -> Iterator[Callable[..., local.Function]]:
 
         def start(name: str, timeout: int = 60, **environment: str) -> local.Function:
             environment = {"AWS_ENDPOINT_URL": aws.url, **environment}
-            return stack.enter_context(local.Function(local.binary(name), environment, timeout))
+            return stack.enter_context(Function(local.binary(name), environment, timeout))
 
         yield start
 

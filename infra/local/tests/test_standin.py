@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 import local
 from conftest import OTHER_ACCOUNT, block_list, ingress
@@ -406,7 +406,7 @@ class TestAssumeRole:
         assert refusal(assume, aws, "arn:aws:iam::444455556666:user/someone") == ("ValidationError", 400)
 
 
-QUEUE_ARN = f"arn:aws:sqs:{local.REGION}:{local.ACCOUNT}:actions.fifo"
+QUEUE_ARN = f"arn:aws:sqs:{local.REGION}:{local.ACCOUNT}:scheduled.fifo"
 SCHEDULE = {
     "Name": "expiry",
     "ScheduleExpression": "at(2030-01-01T00:00:00)",
@@ -446,7 +446,7 @@ class TestScheduler:
     def test_fire(self, after: str, aws: local.StandIn, scheduler: Any) -> None:
         sqs = aws.client("sqs")
         attributes = {"FifoQueue": "true", "ContentBasedDeduplication": "true"}
-        queue = sqs.create_queue(QueueName="actions.fifo", Attributes=attributes)["QueueUrl"]
+        queue = sqs.create_queue(QueueName="scheduled.fifo", Attributes=attributes)["QueueUrl"]
         scheduler.create_schedule_group(Name="expiries")
         schedule = {**SCHEDULE, "ActionAfterCompletion": after, "GroupName": "expiries"}
         scheduler.create_schedule(**schedule)
@@ -504,6 +504,28 @@ class TestFront:
         theirs.describe_vpcs()
         accounts = [call["account"] for call in aws.calls() if call["service"] == "ec2"]
         assert accounts == [local.ACCOUNT, OTHER_ACCOUNT, OTHER_ACCOUNT]
+
+    def test_messages_are_kept_until_the_next_reset(self, aws: local.StandIn, scheduler: Any) -> None:
+        sqs = aws.client("sqs")
+        queue = sqs.create_queue(QueueName="some")["QueueUrl"]
+        attributes = {"severity": {"DataType": "String", "StringValue": "low"}}
+        sqs.send_message_batch(
+            QueueUrl=queue,
+            Entries=[{"Id": "1", "MessageBody": "a", "MessageAttributes": attributes}, {"Id": "2", "MessageBody": "b"}],
+        )
+        aws.fail({"service": "sqs", "operation": "SendMessage", "effect": "drop"})
+        with pytest.raises(BotoCoreError):
+            sqs.send_message(QueueUrl=queue, MessageBody="c")
+        scheduler.create_schedule(**SCHEDULE)
+        kept = [(message["queue"], message["body"], message["attributes"]) for message in aws.messages()]
+        assert kept == [
+            ("some", "a", {"severity": "low"}),
+            ("some", "b", {}),
+            ("some", "c", {}),
+            ("scheduled.fifo", SCHEDULE["Target"]["Input"], {}),
+        ]
+        aws.reset()
+        assert aws.messages() == []
 
     def test_operations_are_named(self, aws: local.StandIn, scheduler: Any) -> None:
         scheduler.create_schedule(**SCHEDULE)
