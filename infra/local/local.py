@@ -9,6 +9,7 @@ import ctypes
 import json
 import os
 import platform
+import random
 import signal
 import socket
 import subprocess
@@ -278,7 +279,7 @@ class Function:
                 stderr=subprocess.STDOUT,
             )
             while process.poll() is None:
-                if _accepts(invoke):
+                if _accepts(invoke) and _accepts(runtime):
                     return process, invoke
                 time.sleep(0.005)
         raise RuntimeError(f"the runtime interface emulator does not start:\n{self.log()}")
@@ -334,14 +335,16 @@ class Function:
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [s.getsockname()[1] for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()
+    """Below those that the kernel gives to outgoing connections, any of which could take one before it is used."""
+    first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    with contextlib.ExitStack() as stack:
+        ports: list[int] = []
+        while len(ports) < count:
+            s = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                s.bind(("127.0.0.1", random.randrange(10_000, max(first_outgoing, 20_000))))
+                ports.append(s.getsockname()[1])
+        return ports
 
 
 def _accepts(port: int) -> bool:

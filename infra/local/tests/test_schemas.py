@@ -197,12 +197,13 @@ def test_the_schema_takes_what_the_function_takes_and_no_more_than_it_must() -> 
 
 @pytest.mark.parametrize("protocol", ["udp", "-1"])
 def test_what_a_schedule_is_to_send_is_a_request(
-    protocol: str, aws: local.StandIn, group: str, start_containment: Callable[..., local.Function]
+    protocol: str, aws: local.StandIn, group: str, actions_queue: str, start_containment: Callable[..., local.Function]
 ) -> None:
     request = json.loads(local.event("block-ip-expires").replace(EVENT_GROUP, group))
     request["params"]["aws_protocol"] = protocol
     start_containment().invoke(request)
-    (scheduled,) = [json.loads(message["body"]) for message in aws.messages() if message["queue"] == "actions.fifo"]
+    name = actions_queue.rpartition("/")[2]
+    (scheduled,) = [json.loads(message["body"]) for message in aws.messages() if message["queue"] == name]
     assert scheduled["only_if_blocked_by"] == request["request_id"]
     assert is_valid("request", scheduled)
 
