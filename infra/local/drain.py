@@ -46,13 +46,7 @@ def main(findings: int, seconds: int = 60) -> None:
         for start in range(0, findings, 5000):
             aws.import_findings([finding(n) for n in range(start, min(start + 5000, findings))])
         aws.settings(rate_limit=True)
-        queue = aws.client("sqs").create_queue(QueueName="findings")["QueueUrl"]
-        environment = {
-            "AWS_ENDPOINT_URL": aws.url,
-            "FINDINGS_QUEUE_URL": queue,
-            "STATE_TABLE_NAME": aws.state_table(),
-            "INITIAL_LOOKBACK_SECONDS": "0",
-        }
+        environment = aws.deploy(InitialLookbackSeconds="0").environment("Poller")
         with local.Function(local.binary("poller"), environment, timeout=seconds) as poller:
             print(f"{findings} findings, {seconds} s an invocation", flush=True)
             started, sent, pages, throttles, invocations, skipped = time.monotonic(), 0, 0, 0, 0, 0

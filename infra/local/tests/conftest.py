@@ -147,11 +147,6 @@ def operations(aws: local.StandIn, service: str) -> list[str]:
     return [call["operation"] for call in aws.calls() if call["service"] == service]
 
 
-def create_actions_queue(aws: local.StandIn) -> str:
-    attributes = {"FifoQueue": "true", "ContentBasedDeduplication": "true"}
-    return aws.client("sqs").create_queue(QueueName="actions.fifo", Attributes=attributes)["QueueUrl"]
-
-
 def default_vpc(ec2: Any) -> str:
     return ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
 

@@ -12,9 +12,8 @@ import pytest
 
 import local
 from conftest import (
-    SCHEDULE_GROUP,
+    PARAMETERS,
     block_list,
-    create_actions_queue,
     default_acl,
     denied,
     ingress_rules,
@@ -45,13 +44,6 @@ HISTORIES: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
 }
 
 
-SCHEDULES = {
-    "ACTIONS_QUEUE_ARN": f"arn:aws:sqs:{local.REGION}:{local.ACCOUNT}:actions.fifo",
-    "SCHEDULER_ROLE_ARN": f"arn:aws:iam::{local.ACCOUNT}:role/aisoc-scheduler",
-    "SCHEDULE_GROUP": SCHEDULE_GROUP,
-}
-
-
 class Scene:
     """An AWS with a block list in a VPC with two network ACLs, and a history."""
 
@@ -61,13 +53,12 @@ class Scene:
         self.ec2 = aws.client("ec2")
         self.group = block_list(self.ec2)
         self.acls = [default_acl(self.ec2), second_acl(self.ec2)]
-        self.results_queue = aws.client("sqs").create_queue(QueueName="results")["QueueUrl"]
-        create_actions_queue(aws)
-        aws.client("scheduler").create_schedule_group(Name=SCHEDULE_GROUP)
+        stack = aws.deploy(**PARAMETERS)
+        self.results_queue = stack.outputs["ResultsQueueUrl"]
         self.requests = [
             {**body, "params": {**params, "aws_security_group_id": self.group}} for body, params in history
         ]
-        self.environment = {"AWS_ENDPOINT_URL": aws.url, "RESULTS_QUEUE_URL": self.results_queue, **SCHEDULES}
+        self.environment = stack.environment("Containment")
 
     def containment(self) -> local.Function:
         return local.Function(local.binary("containment"), self.environment)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import local
-from conftest import operations
+from conftest import PARAMETERS, operations
 from test_poller import finding, subscribe
 
 FINDINGS = 11
@@ -30,13 +30,9 @@ class Scene:
         aws.settings(page_size=PAGE)
         aws.import_findings([finding(n) for n in range(FINDINGS)])
         self.sqs, self.dynamodb = aws.client("sqs"), aws.client("dynamodb")
-        self.queue = self.sqs.create_queue(QueueName="findings")["QueueUrl"]
-        self.environment = {
-            "AWS_ENDPOINT_URL": aws.url,
-            "FINDINGS_QUEUE_URL": self.queue,
-            "STATE_TABLE_NAME": aws.state_table(),
-            "INITIAL_LOOKBACK_SECONDS": "0",
-        }
+        stack = aws.deploy(**PARAMETERS)
+        self.queue, self.table = stack.outputs["FindingsQueueUrl"], stack.outputs["StateTableName"]
+        self.environment = stack.environment("Poller")
         self.sent: Counter[str] = Counter()
 
     def poller(self) -> local.Function:
@@ -49,14 +45,14 @@ class Scene:
 
     def unrecorded(self) -> set[str]:
         """What was sent and is not known to the state table."""
-        pages = self.dynamodb.get_paginator("scan").paginate(TableName="state", ConsistentRead=True)
+        pages = self.dynamodb.get_paginator("scan").paginate(TableName=self.table, ConsistentRead=True)
         keys = {item["pk"]["S"] for page in pages for item in page["Items"]}
         return {event_id for event_id in self.sent if f"event#{event_id}" not in keys}
 
     def through(self) -> datetime:
         """The cursor."""
         key = {"pk": {"S": "reading#incremental#us-east-1"}}
-        return datetime.fromisoformat(self.dynamodb.get_item(TableName="state", Key=key)["Item"]["through"]["S"])
+        return datetime.fromisoformat(self.dynamodb.get_item(TableName=self.table, Key=key)["Item"]["through"]["S"])
 
     def poll_until_complete(self) -> None:
         with self.poller() as poller:
