@@ -156,7 +156,11 @@ class StandIn:
 
     def used_rights(self) -> set[tuple[str, str, str]]:
         """Of the rights of roles and users that were used: whose, the statement's Sid, and the action."""
-        return {tuple(right) for right in json.loads(self._own("GET", "/standin/used-rights"))}
+        return {tuple(right) for right in json.loads(self._own("GET", "/standin/used-rights"))["used"]}
+
+    def doubly_allowed(self) -> list[list[str]]:
+        """Calls that more than one statement allowed: whose, the action, and the resource."""
+        return json.loads(self._own("GET", "/standin/used-rights"))["doubly_allowed"]
 
     def calls(self) -> list[dict[str, Any]]:
         return json.loads(self._own("GET", "/standin/calls"))

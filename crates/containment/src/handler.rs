@@ -171,6 +171,9 @@ impl<A: Accounts, S: Schedules, C: Clock, R: ResultSink, M: MetricSink> Containm
             let now = self.executor.clock.now();
             self.metrics.put(&metrics::of_audit(place, &self.function_name, now));
         }
+        let now = self.executor.clock.now();
+        self.metrics
+            .put(&metrics::of_audits(&audited.report, &self.function_name, now));
         let mut unsent = None;
         for outcome in &audited.outcomes {
             tracing::error!(request_id = outcome.request_id, "{}", outcome.summary);
@@ -592,7 +595,11 @@ mod tests {
                     .error_message
                     .starts_with("us-east-1 in the own account: access_denied")
             );
-            assert_eq!(world.metrics.borrow()[0]["AuditErrors"], 1);
+            let metrics = world.metrics.borrow();
+            assert_eq!(
+                (&metrics[0]["AuditErrors"], &metrics[1]["AuditsSucceeded"]),
+                (&json!(1), &json!(0))
+            );
         }
     }
 

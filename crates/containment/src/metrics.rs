@@ -6,7 +6,7 @@ use containment_plan::{Outcome, Status};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::audit::PlaceReport;
+use crate::audit::{AuditReport, PlaceReport};
 
 /// How the handling of one request ended.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +42,14 @@ pub fn of_request(ending: Ending<'_>, function: &str, now: Timestamp) -> Value {
         count("Enforced", outcome.enforced),
     ];
     line(now, function, &[("Action", action)], &metrics)
+}
+
+/// The metrics of a whole audit: `AuditsSucceeded` is 1 where it looked everywhere, and 0 otherwise. Its absence is how an
+/// alarm notices audits that do not run at all.
+#[must_use]
+pub fn of_audits(report: &AuditReport, function: &str, now: Timestamp) -> Value {
+    let metrics = [("AuditsSucceeded", "Count", json!(u8::from(report.complete)))];
+    line(now, function, &[], &metrics)
 }
 
 /// The metrics of one place that was audited.

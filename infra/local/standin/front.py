@@ -9,7 +9,7 @@ Its own routes, beside moto's `/moto-api/reset`:
 - `POST /standin/faults`: a list of faults, see `Fault`.
 - `GET /standin/struck`: the call that a fault with `at` struck, or null. For a fault that hangs, waits for it.
 - `GET /standin/idle`: answers when no call is under way.
-- `GET /standin/used-rights`: the rights of roles and users that were used since the last reset, see `iam.used`.
+- `GET /standin/used-rights`: the rights of roles and users that were used since the last reset, see `iam`.
 - `POST /standin/settings`: an object of fields of `Settings`, here and in `ec2`, `security_hub` and `sts`. Those not
   named go back to their defaults.
 - `POST /standin/reset`: forgets calls, faults, settings and everything moto holds.
@@ -46,7 +46,7 @@ _REST_OPERATIONS = {
     ("scheduler", "DELETE", "/schedules/*"): "DeleteSchedule",
 }
 _SENDING = {"SendMessage", "SendMessageBatch", "CreateSchedule", "UpdateSchedule"}
-_QUERY_SERVICES = {"ec2", "iam", "sts"}
+_QUERY_SERVICES = {"cloudformation", "ec2", "iam", "sts"}
 WsgiApp = Callable[..., Iterable[bytes]]
 
 
@@ -241,7 +241,7 @@ class Front:
                     is_idle = self._idle.wait_for(lambda: self._under_way == 0, timeout=30)
                 return Response(status=204 if is_idle else 500)
             case ("GET", "/standin/used-rights"):
-                return _json(sorted(iam.used))
+                return _json({"used": sorted(iam.used), "doubly_allowed": sorted(iam.doubly_allowed)})
             case ("POST", "/standin/faults"):
                 with self._lock:
                     self._faults = [Fault(**fault) for fault in json.loads(request.get_data())]
@@ -257,6 +257,7 @@ class Front:
                     self._calls, self._sending, self._faults, self._struck = [], [], [], None
                     self._set({})
                     iam.used.clear()
+                    iam.doubly_allowed.clear()
                     moto_api_backend.reset()
                 return Response(status=204)
             case _:
@@ -322,7 +323,7 @@ def _error(call: Call, code: str, status: int, message: str | None = None) -> Re
         case "ec2":
             body = f"<Response><Errors>{error}</Errors><RequestID>r</RequestID></Response>"
             return Response(body, status=status, mimetype="text/xml")
-        case "iam" | "sts":
+        case "cloudformation" | "iam" | "sts":
             body = f"<ErrorResponse>{error}<RequestId>r</RequestId></ErrorResponse>"
             return Response(body, status=status, mimetype="text/xml")
     body = json.dumps({"__type": code, "message": message})

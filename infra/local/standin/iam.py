@@ -44,6 +44,8 @@ class Principal:
 
 used: set[tuple[str, str, str]] = set()
 """Of each right that was used: the role or user, the statement's Sid, and the action"""
+doubly_allowed: set[tuple[str, str, str]] = set()
+"""Where more than one statement of a role or user allowed a call: whose, the action, and the resource"""
 
 
 def as_list(value: Any) -> list[Any]:
@@ -158,15 +160,18 @@ def _is_allowed(principal: Principal, need: Need, call: Any) -> bool:
         "aws:SecureTransport": ["true"],  # the stand-in has no TLS, and is meant to be taken for AWS
         **need.context,
     }
-    allowing: list[dict[str, Any]] = []
-    of_resource = [s for s in _queue_statements(need) if _is_meant(s, principal)]
-    for statement in [s for policy in principal.policies for s in _statements(policy)] + of_resource:
-        if _decides(statement, need, context):
-            if statement["Effect"] == "Deny":
-                return False
-            allowing.append(statement)
-    used.update((principal.name, statement.get("Sid", ""), need.action) for statement in allowing)
-    return bool(allowing)
+    of_identity = [s for policy in principal.policies for s in _statements(policy) if _decides(s, need, context)]
+    of_resource = [s for s in _queue_statements(need) if _is_meant(s, principal) and _decides(s, need, context)]
+    if any(statement["Effect"] == "Deny" for statement in of_identity + of_resource):
+        return False
+    used.update((principal.name, statement.get("Sid", ""), need.action) for statement in of_identity)
+    if len(of_identity) > 1:
+        # Of two that allow the same, one is needless: its loss would not be noticed.
+        doubly_allowed.add((principal.name, need.action, need.resource))
+    # A queue of another account has to let in whom their own policy lets out.
+    if need.action.startswith("sqs:") and need.resource.split(":")[4] != principal.arn.split(":")[4]:
+        return bool(of_identity and of_resource)
+    return bool(of_identity or of_resource)
 
 
 def _queue_statements(need: Need) -> Iterator[dict[str, Any]]:
@@ -185,6 +190,7 @@ def _queue(arn: str) -> Any:
 def _needs(call: Any) -> list[Need] | None:
     """The rights that a call takes; None where that is not known."""
     of_service = {
+        "cloudformation": _of_cloudformation,
         "dynamodb": _of_dynamodb,
         "ec2": _of_ec2,
         "scheduler": _of_scheduler,
@@ -198,6 +204,13 @@ def _needs(call: Any) -> list[Need] | None:
 
 def _arn(call: Any, resource: str) -> str:
     return f"arn:aws:{call.service}:{call.region}:{call.account}:{resource}"
+
+
+def _of_cloudformation(call: Any) -> list[Need] | None:
+    if call.operation != "DescribeStacks":
+        return None
+    name = parse_qs(call.body.decode())["StackName"][0]
+    return [Need("cloudformation:DescribeStacks", _arn(call, f"stack/{name}/0"))]
 
 
 def _of_dynamodb(call: Any) -> list[Need]:

@@ -21,12 +21,13 @@ LONG_ROLE = "arn:aws:iam::123456789012:role/team/aisoc+playbooks@soc"
 EXAMPLES: dict[str, tuple[list[str], list[str]]] = {
     "ReconcileSchedule": (
         ["rate(1 hour)", "rate(6 hours)", "rate(90 minutes)", "cron(0 3 * * ? *)"],
-        ["", "6 hours", "rate(0 hours)", "rate(6h)", "every day", "at(2026-11-24T00:00:00)"],
+        ["", "6 hours", "rate(0 hours)", "rate(6h)", "every day", "at(2026-11-24T00:00:00)", "cron(x)", "cron(* * *)"],
     ),
-    "AuditSchedule": (
-        ["rate(1 minute)", "rate(5 minutes)", "cron(0/5 * * * ? *)"],
-        ["", "5", "rate(5)", "rate(-5 minutes)"],
-    ),
+    "PollIntervalMinutes": (["5", "15", "480"], ["", "4", "481", "7.5", "five", "05", "5 minutes"]),
+    "AuditIntervalMinutes": (["2", "5", "480"], ["", "1", "481", "2.5", "rate(5 minutes)"]),
+    "LookbackSeconds": (["0", "3600", "99999999"], ["", "100000000", "-1", "1h", "3600.5"]),
+    "InitialLookbackSeconds": (["0", "604800"], ["", "-1", "7 days", "0.5"]),
+    "StateTtlDays": (["91", "120", "36500"], ["", "90", "9", "36501", "120.5"]),
     "SecurityHubRegions": (
         ["", "us-east-1", "us-east-1,eu-west-1", "us-east-1, us-gov-west-1,ap-southeast-4"],
         ["Ireland", "us-east-1a", "us-east-1;eu-west-1", "us-east-1,,eu-west-1,x", "*"],
@@ -50,7 +51,10 @@ EXAMPLES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "ProtectedCidrs": (
         ["", "198.51.100.0/24", "203.0.113.7", "198.51.100.0/24, 2001:db8::/32", "::1"],
-        ["office", "198.51.100", "198.51.100.0/24;203.0.113.0/24", "198.51.100.0/24,", "198.51.100.0/", "abc/24"],
+        [
+            *["office", "198.51.100", "198.51.100.0/24;203.0.113.0/24", "198.51.100.0/", "abc/24"],
+            *["198.51.100.256", "198.51.100.0/33", "2001:db8::/129"],
+        ],
     ),
     "AllowedRoleArns": (
         ["", "arn:aws:iam::*:role/aisoc-containment", "arn:aws:iam::111122223333:role/a, arn:aws:iam::*:role/path/b"],
@@ -90,10 +94,6 @@ EXAMPLES: dict[str, tuple[list[str], list[str]]] = {
 }
 # Of each parameter with values or bounds of its own.
 BOUNDS: dict[str, tuple[list[str], list[str]]] = {
-    "PollIntervalMinutes": (["5", "480"], ["4", "481", "five"]),
-    "LookbackSeconds": (["0", "315360000"], ["-1", "1h"]),
-    "InitialLookbackSeconds": (["0", "604800"], ["-1", "7 days"]),
-    "StateTtlDays": (["91", "36500"], ["90", "36501"]),
     "Enforcement": (["network-acl", "none"], ["", "waf", "None"]),
     "EnableContainment": (["true", "false"], ["", "yes", "True"]),
     "AllowPrivateTargets": (["true", "false"], ["", "1"]),
@@ -133,10 +133,10 @@ def test_a_parameter_takes_what_is_right_and_refuses_the_obvious_mistakes(name: 
         assert f"Parameter {name} failed to satisfy constraint: {expected}" in message
 
 
-def test_what_the_functions_would_refuse_at_start_up_is_refused_at_deployment_or_starts(
+def test_the_functions_start_with_what_the_parameters_take(
     aws: local.StandIn, start: Callable[..., local.Function]
 ) -> None:
-    """The good examples are taken by the functions as well, all at once: a stack that deploys is a stack that runs."""
+    """The last of the good examples, all at once."""
     right = {name: next(v for v in reversed(values) if v) for name, (values, _) in {**EXAMPLES, **BOUNDS}.items()}
     # The secret is read where it is used; which VPC, EC2 knows.
     right.update(StaticCredentialsSecretArn="", VpcId=default_vpc(aws.client("ec2")), EnableContainment="true")
@@ -348,16 +348,25 @@ def test_each_alarm_watches_a_metric_that_exists_and_tells_the_topic() -> None:
     assert dead_letters == queues
 
 
-@pytest.mark.parameters(PollIntervalMinutes="30", AlarmTopicArn="arn:aws:sns:us-east-1:123456789012:soc")
-def test_a_poller_that_has_stopped_is_noticed_after_three_intervals(aws: local.StandIn, stack: local.Stack) -> None:
+@pytest.mark.parameters(
+    PollIntervalMinutes="30", AuditIntervalMinutes="20", AlarmTopicArn="arn:aws:sns:us-east-1:123456789012:soc"
+)
+@pytest.mark.parametrize(
+    ("name", "minutes", "parameter"),
+    [("NoPollAlarm", 30, "PollIntervalMinutes"), ("NoAuditAlarm", 20, "AuditIntervalMinutes")],
+)
+def test_what_has_stopped_is_noticed_after_three_intervals(
+    name: str, minutes: int, parameter: str, aws: local.StandIn, stack: local.Stack
+) -> None:
     alarms = aws.client("cloudwatch").describe_alarms()["MetricAlarms"]
-    (alarm,) = [alarm for alarm in alarms if alarm["AlarmName"].startswith("aisoc-NoPollAlarm")]
-    properties = TEMPLATE["Resources"]["NoPollAlarm"]["Properties"]
+    (alarm,) = [alarm for alarm in alarms if alarm["AlarmName"].startswith(f"aisoc-{name}-")]
+    # moto leaves the queries out.
+    properties = TEMPLATE["Resources"][name]["Properties"]
     (metric,) = [m["MetricStat"] for m in properties["Metrics"] if "MetricStat" in m]
-    assert metric["Period"] * alarm["EvaluationPeriods"] == 3 * 30 * 60
+    assert metric["Period"] * alarm["EvaluationPeriods"] == 3 * minutes * 60
     # At the longest interval that is all that CloudWatch lets an alarm look back over.
-    longest = TEMPLATE["Parameters"]["PollIntervalMinutes"]["MaxValue"]
-    assert metric["Period"] * longest <= 24 * 3600
+    longest = EXAMPLES[parameter][0][-1]
+    assert metric["Period"] * int(longest) <= 24 * 3600
     assert (alarm["DatapointsToAlarm"], alarm["TreatMissingData"]) == (alarm["EvaluationPeriods"], "breaching")
     assert all(alarm["AlarmActions"] == ["arn:aws:sns:us-east-1:123456789012:soc"] for alarm in alarms)
 
@@ -460,6 +469,7 @@ def test_the_playbooks_of_another_account_are_let_in(aws: local.StandIn) -> None
         "ActionsQueue": {"PlaybooksSend"},
         "FindingsQueue": {"PlaybooksRead"},
         "ResultsQueue": {"PlaybooksRead"},
+        **{f"{name}DeadLetterQueue": {"PlaybooksRedrive"} for name in ("Actions", "Findings", "Results")},
     }
     assert {name: sids for name, sids in allowed.items() if sids} == expected
     (deny,) = [s for s in policies["ActionsQueue"] if s["Sid"] == "OnlyPlaybooksAndEndsOfBlocksSend"]

@@ -1,7 +1,8 @@
 """Every call has its right, and every right its call.
 
-The stand-in keeps to the policies of roles, users and queues, so a call without a right fails whatever test makes it.
-Here everything is done that the connector can do, as deployed, and what was granted is compared with what was used.
+The stand-in keeps to the policies of roles, users and queues: in every test that runs a function as deployed, a call
+without a right fails. Here everything is done that the connector can do, and what was granted is compared with what was
+used; and what each right is on is held against a table, for a right that is too wide fails nothing.
 """
 
 import json
@@ -37,9 +38,9 @@ LOGS = {("WriteLogs", "logs:CreateLogStream"), ("WriteLogs", "logs:PutLogEvents"
 TRACES = {("WriteTraces", "xray:PutTraceSegments"), ("WriteTraces", "xray:PutTelemetryRecords")}
 # Rights that no call of the code uses: AWS's own services call with them, and the stand-in has no such service.
 USED_BY_AWS: dict[str, set[tuple[str, str]]] = {
-    # Lambda: logs, traces, and the event of an asynchronous invocation that failed
-    "PollerRole": LOGS | TRACES | {("SendFailedInvocations", "sqs:SendMessage")},
-    "ContainmentRole": LOGS | TRACES | {("SendFailedInvocations", "sqs:SendMessage")},
+    # Lambda: logs and traces
+    "PollerRole": LOGS | TRACES,
+    "ContainmentRole": LOGS | TRACES,
     # EventBridge Scheduler: the invocation, and the event of one that could not be made
     "PollSchedulerRole": {("Invoke", "lambda:InvokeFunction"), ("KeepWhatCouldNotBeInvoked", "sqs:SendMessage")}
     | {("UseKeyOfQueues", "kms:Decrypt"), ("UseKeyOfQueues", "kms:GenerateDataKey")},
@@ -98,6 +99,7 @@ class Connector:
         return self.receive()
 
     def receive(self) -> dict[str, Any]:
+        """What Lambda does with the function's role, by three rights ("Using Lambda with Amazon SQS" in its guide)."""
         url = self.stack.outputs["ActionsQueueUrl"]
         self.queues.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])
         event = local.as_sqs_event(local.drain(self.queues, url))
@@ -193,8 +195,10 @@ def test_with_the_roles_of_the_stack_every_call_has_its_right_and_every_right_it
     assert set(USED_BY_AWS) < set(roles)
     for name, role in roles.items():
         by_code, by_aws = used(aws, role), USED_BY_AWS.get(name, set())
-        assert by_code & by_aws <= {("UseKeyOfQueues", "kms:Decrypt")}, name
+        assert by_code & by_aws == set(), name
         assert by_code | by_aws == granted(iam, role), name
+    # A role can stand in both parameters.
+    assert aws.doubly_allowed() == [[roles["ContainmentRole"], "sts:AssumeRole", THEIR_ROLE]]
     theirs = aws.client("iam", credentials=aws.account(OTHER_ACCOUNT))
     assert used(aws, "aisoc-containment") == granted(theirs, "aisoc-containment")
 
@@ -210,11 +214,129 @@ def test_with_a_static_key_the_ready_made_policies_are_what_is_used(
 
     files = [json.loads((POLICIES / f"{name}.json").read_text()) for name in ("read-and-containment", "other-accounts")]
     assert used(aws, "aisoc") == rights(files[0]) | rights(files[1])
+    assert aws.doubly_allowed() == []
     for name in ("PollerRole", "ContainmentRole"):
         with_role = used(aws, stack.resources[name])
         assert ("ReadStaticCredentials", "secretsmanager:GetSecretValue") in with_role
         services = {action.partition(":")[0] for _, action in with_role}
         assert services.isdisjoint({"securityhub", "ec2", "sts"}), "the key is for these"
+
+
+def test_with_a_static_key_for_findings_alone_the_read_only_policy_is_enough(
+    aws: local.StandIn, start: Callable[..., local.Function], secret: str
+) -> None:
+    iam = aws.client("iam")
+    for policy in iam.list_user_policies(UserName="aisoc")["PolicyNames"]:
+        iam.delete_user_policy(UserName="aisoc", PolicyName=policy)
+    document = (POLICIES / "read-only.json").read_text()
+    iam.put_user_policy(UserName="aisoc", PolicyName="read-only", PolicyDocument=document)
+    stack = aws.deploy(EnableContainment="false", StaticCredentialsSecretArn=secret, InitialLookbackSeconds="0")
+    aws.client("securityhub").enable_security_hub()
+    assert start("poller", **stack.environment("Poller")).invoke({})["complete"] is True
+    assert used(aws, "aisoc") == rights(json.loads(document))
+
+
+OWN = f"arn:aws:ec2:*:{local.ACCOUNT}"
+SCHEDULES = f"arn:aws:scheduler:us-east-1:{local.ACCOUNT}"
+BY_SQS = {"StringEquals": {"kms:ViaService": "sqs.us-east-1.amazonaws.com"}}
+TAGS_OF_RULES = {
+    "ForAllValues:StringEquals": {"aws:TagKeys": ["aisoc:request-id", "aisoc:requested-by", "aisoc:expires-at"]},
+    "Null": {"aws:TagKeys": "false"},
+}
+
+
+def test_each_right_is_on_what_it_is_for_and_on_nothing_else(aws: local.StandIn, secret: str) -> None:
+    stack = aws.deploy(**EVERYTHING, StaticCredentialsSecretArn=secret)
+
+    def of_queue(name: str) -> str:
+        return f"arn:aws:sqs:us-east-1:{local.ACCOUNT}:{stack.resources[name].rpartition('/')[2]}"
+
+    def of_log(name: str) -> str:
+        return f"arn:aws:logs:us-east-1:{local.ACCOUNT}:log-group:{stack.resources[name]}"
+
+    def of_function(name: str) -> str:
+        return f"arn:aws:lambda:us-east-1:{local.ACCOUNT}:function:{stack.resources[name]}"
+
+    key, read_secret = (KEY, BY_SQS), (secret, None)
+    table = f"arn:aws:dynamodb:us-east-1:{local.ACCOUNT}:table/{stack.resources['StateTable']}"
+    ends = f"arn:aws:iam::{local.ACCOUNT}:role/{stack.resources['ExpirySchedulerRole']}"
+    group = stack.resources["ExpirySchedules"]
+    enrolled = {"StringEquals": {"aws:ResourceTag/aisoc:containment": "blocklist"}}
+    everywhere = ("*", None)
+    expected: dict[str, dict[str, tuple[Any, Any]]] = {
+        "PollerRole": {
+            "ReadFindings": ("*", {"StringEquals": {"aws:RequestedRegion": "us-east-1"}}),
+            "RememberDeliveries": (table, None),
+            "SendEvents": (of_queue("FindingsQueue"), None),
+            "WriteLogs": (of_log("PollerLogs"), None),
+            "WriteTraces": everywhere,
+            "UseKeyOfQueues": key,
+            "ReadStaticCredentials": read_secret,
+        },
+        "PollSchedulerRole": {
+            "Invoke": (of_function("Poller"), None),
+            "KeepWhatCouldNotBeInvoked": (of_queue("PollerDeadLetterQueue"), None),
+            "UseKeyOfQueues": key,
+        },
+        "AuditSchedulerRole": {
+            "Invoke": (of_function("Containment"), None),
+            "KeepWhatCouldNotBeInvoked": (of_queue("ContainmentDeadLetterQueue"), None),
+            "UseKeyOfQueues": key,
+        },
+        "ExpirySchedulerRole": {"SendAllowIp": (of_queue("ActionsQueue"), None), "UseKeyOfQueues": key},
+        "ContainmentRole": {
+            "LookAtNetworks": everywhere,
+            "ChangeBlockLists": (f"{OWN}:security-group/*", enrolled),
+            "TagRulesOfBlockLists": (f"{OWN}:security-group-rule/*", TAGS_OF_RULES),
+            "LiftDenyEntries": (f"{OWN}:network-acl/*", None),
+            "AddDenyEntries": (f"{OWN}:network-acl/*", None),
+            "ScheduleTheEndOfBlocks": (f"{SCHEDULES}:schedule/{group}/*", None),
+            "LetSchedulesSend": (ends, {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}}),
+            "ReceiveActions": (of_queue("ActionsQueue"), None),
+            "SendResults": (of_queue("ResultsQueue"), None),
+            "WriteLogs": (of_log("ContainmentLogs"), None),
+            "WriteTraces": everywhere,
+            "UseKeyOfQueues": key,
+            "ReachOtherAccounts": (["arn:aws:iam::*:role/aisoc-containment"], None),
+            "AuditOtherAccounts": ([THEIR_ROLE], None),
+            "ReadStaticCredentials": read_secret,
+        },
+    }
+    iam = aws.client("iam")
+    assert set(expected) == {name for name in stack.resources if name.endswith("Role")}
+    for name, statements in expected.items():
+        role = stack.resources[name]
+        (policy_name,) = iam.list_role_policies(RoleName=role)["PolicyNames"]
+        document = iam.get_role_policy(RoleName=role, PolicyName=policy_name)["PolicyDocument"]
+        found = {s["Sid"]: (s["Resource"], s.get("Condition")) for s in document["Statement"]}
+        assert {
+            sid: (str(r).removesuffix(":*") if sid == "WriteLogs" else r, c) for sid, (r, c) in found.items()
+        } == statements
+
+
+def test_each_role_trusts_its_own_service_and_no_other(aws: local.StandIn, stack: local.Stack) -> None:
+    groups = f"{SCHEDULES}:schedule-group"
+
+    def scheduler(group: str) -> dict[str, Any]:
+        source = {"aws:SourceAccount": local.ACCOUNT}
+        return {"StringEquals": source, "ArnEquals": {"aws:SourceArn": f"{groups}/{group}"}}
+
+    expected = {
+        "PollerRole": ("lambda.amazonaws.com", None),
+        "ContainmentRole": ("lambda.amazonaws.com", None),
+        "PollSchedulerRole": ("scheduler.amazonaws.com", scheduler("default")),
+        "AuditSchedulerRole": ("scheduler.amazonaws.com", scheduler("default")),
+        "ExpirySchedulerRole": ("scheduler.amazonaws.com", scheduler(SCHEDULE_GROUP)),
+    }
+    iam = aws.client("iam")
+    for name, (service, condition) in expected.items():
+        document = iam.get_role(RoleName=stack.resources[name])["Role"]["AssumeRolePolicyDocument"]
+        (statement,) = document["Statement"]
+        assert statement["Action"] == "sts:AssumeRole"
+        assert (statement["Principal"], statement.get("Condition")) == ({"Service": service}, condition), name
+    # The schedules stand in the groups that the trust speaks of.
+    listed = aws.client("scheduler").list_schedules()["Schedules"]
+    assert {schedule["GroupName"] for schedule in listed} == {"default"}
 
 
 def test_a_right_that_is_missing_is_noticed(
@@ -298,12 +420,13 @@ def test_only_playbooks_and_the_ends_of_blocks_send_actions(
     ):
         with pytest.raises(ClientError, match="AccessDenied"):
             send(stranger)
-    # Events and results are the playbooks' to read.
+    # Events and results are the playbooks' to read, and nobody's but the functions' to send.
     sqs = aws.client("sqs", credentials=aws.assume(PLAYBOOKS))
+    theirs = aws.client("sqs", credentials=aws.assume(f"arn:aws:iam::{local.ACCOUNT}:role/administrator"))
     for name in ("FindingsQueueUrl", "ResultsQueueUrl"):
         local.drain(sqs, stack.outputs[name])
         with pytest.raises(ClientError, match="AccessDenied"):
-            sqs.send_message(QueueUrl=stack.outputs[name], MessageBody="{}")
+            theirs.send_message(QueueUrl=stack.outputs[name], MessageBody="{}")
     # The schedule that ends a block gets through: `fire` sends with its role.
     request = json.loads(local.event("block-ip-expires").replace(EVENT_GROUP, group))
     assert containment.invoke(request)["status"] == "succeeded"
@@ -328,7 +451,7 @@ def test_where_no_principal_is_named_nobody_sends_actions(aws: local.StandIn, st
 def test_each_action_of_the_ready_made_policies_has_its_reason(path: Path) -> None:
     table = (POLICIES / "README.md").read_text()
     for _, action in rights(json.loads(path.read_text())):
-        assert re.search(rf"^\| `{action}` \| .+ \| .+ \|$", table, re.MULTILINE), action
+        assert re.search(rf"^\| [^|]*`{action}`[^|]* \| .+ \| .+ \|$", table, re.MULTILINE), action
 
 
 def test_the_ready_made_policies_say_what_the_template_says(aws: local.StandIn, stack: local.Stack) -> None:

@@ -128,7 +128,8 @@ def test_the_role_of_another_account_names_one_principal(target_role: dict[str, 
 def test_the_audit_is_scheduled(stack: dict[str, Any]) -> None:
     audit = stack["Resources"]["Containment"]["Properties"]["Events"]["Audit"]["Properties"]
     assert audit["Input"] == '{"mode":"audit"}'
-    assert stack["Parameters"]["AuditSchedule"]["Default"] == "rate(5 minutes)"
+    assert audit["ScheduleExpression"] == {"Fn::Sub": "rate(${AuditIntervalMinutes} minutes)"}
+    assert stack["Parameters"]["AuditIntervalMinutes"]["Default"] == "5"
 
 
 OURS = f"arn:aws:iam::{local.ACCOUNT}:role/aisoc-containment-function"
