@@ -24,13 +24,13 @@ import local
 
 BUILD = local.ROOT / ".aws-sam" / "build"
 SAM = Path(sys.executable).parent / "sam"
-IMAGE = "public.ecr.aws/lambda/provided:al2023-x86_64"
+AWS_IMAGE = "public.ecr.aws/lambda/provided:al2023-x86_64"
+OWN_IMAGE = "aisoc-security-hub/stand-in-for-provided:al2023-x86_64"
 # What SAM runs inside the image, and what the functions look names up with.
 PROGRAMS = ["bash", "mv", "chmod", "ls", "cat", "cp", "rm"]
 LIBRARIES = ["libc", "libm", "libgcc_s", "libdl", "libpthread", "librt", "libresolv", "libnss_dns", "libnss_files"]
 FOLDERS = ["var/task", "var/runtime", "var/rapid", "opt", "tmp", "bin", "lib64", "etc/ssl/certs"]
 STACK = "aisoc-sam-local"
-LABEL = "aisoc.assembled"
 
 
 class Failed(Exception):
@@ -55,22 +55,19 @@ def bridge() -> str:
 
 
 def image() -> str:
-    """Makes sure there is an image of the runtime, and says which."""
-    assembled = f"a stand-in for {IMAGE}, put together from this machine's programs, for it cannot be pulled"
-    with contextlib.suppress(Failed):
-        labels = run("docker", "image", "inspect", "--format", "{{json .Config.Labels}}", IMAGE).stdout
-        return assembled if LABEL in labels else f"{IMAGE}, which is on this machine"
-    with contextlib.suppress(Failed, subprocess.TimeoutExpired):
-        run("docker", "pull", "--quiet", IMAGE, timeout=600)
-        return f"{IMAGE}, pulled"
+    """The image of the runtime to run functions in: AWS's, or else one of our own, under a name of our own."""
+    for make_sure in (("image", "inspect"), ("pull", "--quiet")):
+        with contextlib.suppress(Failed, subprocess.TimeoutExpired):
+            run("docker", *make_sure, AWS_IMAGE, timeout=600)
+            return AWS_IMAGE
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "root.tar"
         assemble(Path(folder) / "root")
         run("tar", "--create", "--file", archive, "--directory", Path(folder) / "root", ".")
-        settings = ["WORKDIR /var/task", "ENV PATH=/bin LAMBDA_TASK_ROOT=/var/task", f"LABEL {LABEL}=true"]
+        settings = ["WORKDIR /var/task", "ENV PATH=/bin LAMBDA_TASK_ROOT=/var/task"]
         changes = [part for setting in settings for part in ("--change", setting)]
-        run("docker", "import", *changes, archive, IMAGE)
-    return assembled
+        run("docker", "import", *changes, archive, OWN_IMAGE)
+    return OWN_IMAGE
 
 
 def assemble(root: Path) -> None:
@@ -130,7 +127,7 @@ def template_for_containers() -> Path:
     return path
 
 
-def invoke(stack: local.Stack, function: str, event: str, url: str) -> Any:
+def invoke(stack: local.Stack, function: str, event: str, url: str, in_image: str) -> Any:
     """The answer of a function in its container."""
     variables = stack.environment(function)
     keys = {name: variables.pop(name) for name in list(variables) if name in local.CREDENTIALS}
@@ -141,7 +138,7 @@ def invoke(stack: local.Stack, function: str, event: str, url: str) -> Any:
         payload.write_text(event)
         done = run(
             *(SAM, "local", "invoke", function, "--template", template_for_containers(), "--event", payload),
-            *("--env-vars", overrides, "--skip-pull-image", "--config-env", "none"),
+            *("--env-vars", overrides, "--invoke-image", in_image, "--skip-pull-image", "--config-env", "none"),
             env=environment(url, keys),
             cwd=local.ROOT,
         )
@@ -166,7 +163,10 @@ def main() -> None:
         run("docker", "info")
     except (Failed, FileNotFoundError):
         raise Failed("no Docker daemon can be reached, and sam local invoke runs functions in containers") from None
-    print(f"image: {image()}")
+    in_image = image()
+    print(f"image: {in_image}")
+    if in_image == OWN_IMAGE:
+        print("   (put together from this machine's own programs, for AWS's cannot be pulled)")
     with local.StandIn(bridge()) as aws:
         (url,) = aws.urls
         hub, sqs, ec2 = aws.client("securityhub"), aws.client("sqs"), aws.client("ec2")
@@ -179,9 +179,9 @@ def main() -> None:
         check(len(stack.outputs) > 10, f"stack {stack.name}: {len(stack.resources)} resources", stack.outputs)
 
         print("sam local invoke Poller")
-        answer = invoke(stack, "Poller", local.event("poll-test-connection"), url)
+        answer = invoke(stack, "Poller", local.event("poll-test-connection"), url, in_image)
         check(answer["success"], "poll-test-connection: Security Hub answers", answer)
-        answer = invoke(stack, "Poller", local.event("poll-scheduler"), url)
+        answer = invoke(stack, "Poller", local.event("poll-scheduler"), url, in_image)
         check(answer["complete"] and answer["events_sent"] == 6, "poll-scheduler: 6 events sent", answer)
         events = [json.loads(message["Body"]) for message in local.drain(sqs, stack.outputs["FindingsQueueUrl"])]
         check(len(events) == 6, "6 events on the findings queue", events)
@@ -196,12 +196,12 @@ def main() -> None:
         )["GroupId"]
         for name, expected in (("block-ip", True), ("allow-ip", False)):
             event = local.event(name).replace("sg-0123456789abcdef0", group)
-            answer = invoke(stack, "Containment", event, url)
+            answer = invoke(stack, "Containment", event, url, in_image)
             is_so = answer["status"] == "succeeded" and answer["verified"] and answer["enforced"] is expected
             check(is_so, f"{name}: {answer['summary']}", answer)
-        answer = invoke(stack, "Containment", local.event("bad-target-private"), url)
+        answer = invoke(stack, "Containment", local.event("bad-target-private"), url, in_image)
         check(answer["status"] == "rejected", f"bad-target-private: {answer['summary']}", answer)
-        answer = invoke(stack, "Containment", local.event("audit"), url)
+        answer = invoke(stack, "Containment", local.event("audit"), url, in_image)
         check(answer["complete"], "audit: complete", answer)
         results = local.drain(sqs, stack.outputs["ResultsQueueUrl"])
         check(len(results) == 3, "3 results on the results queue", results)

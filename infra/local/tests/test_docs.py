@@ -1,7 +1,8 @@
 """The documents say what is so: their commands run, their links lead somewhere, and their tables are whole.
 
 A block of commands is marked by its first line: `sh` is run here, against the stand-in; `sh by-ci` is run by CI as a
-whole; `sh needs-aws` needs AWS, and says so to its reader. Blocks without a mark hold no commands.
+whole; `sh by-hand` measures; `sh needs-aws` needs AWS, and says so to its reader. Blocks without a mark hold no
+commands.
 """
 
 import json
@@ -17,7 +18,7 @@ import pytest
 from samcli.yamlhelper import yaml_parse
 
 import local
-from conftest import EVENT_GROUP, PARAMETERS, default_acl, denied, ingress, own_findings
+from conftest import EVENT_GROUP, PARAMETERS, PLAYBOOKS, default_acl, denied, ingress, own_findings
 
 DOCUMENTS = sorted(
     [*local.ROOT.glob("*.md"), *local.ROOT.glob("docs/**/*.md"), *local.ROOT.glob("infra/policies/*.md")]
@@ -27,11 +28,12 @@ BY_CI = {
     "make demo",
     "make test",
     "make sam-local",
-    "make bench",
     "cargo build --workspace --all-targets",
     "cargo test --workspace",
     ".venv/bin/python -m pytest -c infra/local/pytest.ini --numprocesses 2 infra/local/tests",
 }
+# What neither CI nor a test runs: it measures.
+BY_HAND = {"make bench"}
 
 
 def blocks(path: Path) -> Iterator[tuple[str, str]]:
@@ -47,23 +49,26 @@ def commands(text: str) -> list[str]:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_is_marked(path: Path) -> None:
     for mark, text in blocks(path):
-        assert mark in ("", "sh", "sh by-ci", "sh needs-aws"), mark
+        assert mark in ("", "sh", "sh by-ci", "sh by-hand", "sh needs-aws"), mark
         if mark == "":
             assert not re.search(r"^(\$ |aws |make |sam |cargo |curl |git )", text, re.MULTILINE), text
-        if mark == "sh by-ci":
-            assert set(commands(text)) <= BY_CI, text
+        if mark in ("sh by-ci", "sh by-hand"):
+            assert set(commands(text)) <= (BY_CI if mark == "sh by-ci" else BY_HAND), text
         if mark == "sh needs-aws":
             assert re.match(r"# needs AWS\n(aws|sam|make deploy)", text), text
 
 
 def test_what_ci_runs_is_run() -> None:
     makefile = (local.ROOT / "Makefile").read_text()
-    ci = (local.ROOT / ".ci" / "run").read_text()
-    assert "make test" in ci and "make sam-local" in ci
-    assert "demo.py" in (local.ROOT / "infra" / "local" / "tests" / "test_demo.py").read_text()
-    for target in re.findall(r"make ([a-z-]+)", " ".join(sorted(BY_CI))):
+    lines = [line.strip() for line in (local.ROOT / ".ci" / "run").read_text().splitlines()]
+    assert "make test" in lines and "make sam-local" in lines
+    for target in re.findall(r"make ([a-z-]+)", " ".join(sorted(BY_CI | BY_HAND))):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    assert ".ci/run" in (local.ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    # What `make test` does of what the documents name one by one; the demo has a test of its own.
+    for command in ("cargo test", "-m pytest", "$(CARGO_BUILD)"):
+        assert command in makefile.partition("\ntest:")[2].partition("\n\n")[0]
+    workflow = yaml_parse((local.ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert ".ci/run" in [step.get("run") for step in workflow["jobs"]["ci"]["steps"]]
 
 
 def test_the_workflow_pins_its_actions_by_commit() -> None:
@@ -77,12 +82,19 @@ def test_the_workflow_pins_its_actions_by_commit() -> None:
 class Shell:
     """A shell that keeps its variables and functions from one block to the next, as a reader's does."""
 
-    def __init__(self, folder: Path, aws: local.StandIn):
+    def __init__(self, folder: Path, aws: local.StandIn, credentials: dict[str, str]):
         self._state = folder / "state"
         # Version 1 of the AWS CLI asks the stand-in only where it is told by an option.
         self._state.write_text(f'aws() {{ command aws --endpoint-url {aws.url} "$@"; }}\n')
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        self._environment = {"PATH": path, "AWS_DEFAULT_REGION": local.REGION, "HOME": str(folder), **local.CREDENTIALS}
+        self._environment = {
+            "PATH": path,
+            "AWS_DEFAULT_REGION": local.REGION,
+            "HOME": str(folder),
+            "AWS_ACCESS_KEY_ID": credentials["AccessKeyId"],
+            "AWS_SECRET_ACCESS_KEY": credentials["SecretAccessKey"],
+            "AWS_SESSION_TOKEN": credentials["SessionToken"],
+        }
 
     def run(self, text: str) -> str:
         script = (
@@ -110,7 +122,13 @@ def test_the_recipes_of_the_readme_do_what_they_say(
     start("poller", **stack.environment("Poller")).invoke({})
     containment = start("containment", **stack.environment("Containment"))
     sqs, acl = aws.client("sqs"), default_acl(ec2)
-    shell = Shell(tmp_path, aws)
+    # As the README says: as the playbooks' principal, with the policy that it names.
+    iam, role = aws.client("iam"), PLAYBOOKS.rpartition("/")[2]
+    trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "sts:AssumeRole"}]}
+    iam.create_role(RoleName=role, AssumeRolePolicyDocument=json.dumps(trust))
+    rights = (local.ROOT / "infra" / "policies" / "playbooks.json").read_text()
+    iam.put_role_policy(RoleName=role, PolicyName="playbooks", PolicyDocument=rights)
+    shell = Shell(tmp_path, aws, aws.assume(PLAYBOOKS))
     seen: list[str] = []
     for mark, text in blocks(local.ROOT / "README.md"):
         if mark != "sh":
