@@ -49,6 +49,13 @@ build: python ## Release artifacts for Lambda (sam build with cargo-lambda)
 sam-local: build ## Both artifacts in Docker: sam deploy into the stand-in, then sam local invoke
 	@$(VENV)/python infra/local/sam_local.py
 
+.PHONY: bench
+bench: python ## The benchmarks, side by side (BENCH=quick: 3 minutes in place of 10)
+	@$(INSTALL) infra/local/requirements-build.txt
+	PATH="$(CURDIR)/$(VENV):$$PATH" infra/local/heartbeat.sh cargo lambda build --locked --release
+	PATH="$(CURDIR)/$(VENV):$$PATH" infra/local/heartbeat.sh cargo lambda build --locked --release --package bench
+	$(VENV)/python infra/bench/bench.py $(BENCH)
+
 .PHONY: deploy
 deploy: build ## Deploy to your AWS account: guided the first time, from samconfig.toml then
 	if [ -f .local/deployed ]; then $(VENV)/sam deploy; else $(VENV)/sam deploy --guided; fi

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 
 use aws_text::sqs;
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use crate::indicator::{self, Indicator, Role};
 use crate::json::{Object, Value};
+use crate::page::Finding;
 use crate::severity::Severity;
 use crate::version;
 
@@ -30,6 +30,7 @@ pub struct Observed<'a> {
 /// A later version may add members: readers should pass over those they do not know.
 #[derive(Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(transform = with_raw_event))]
 pub struct Event<'a> {
     /// Version of the event's form
     #[cfg_attr(feature = "schema", schemars(extend("const" = SCHEMA_VERSION)))]
@@ -83,9 +84,9 @@ pub struct Event<'a> {
     /// When the connector read the finding: our clock, RFC 3339 in UTC
     #[cfg_attr(feature = "schema", schemars(extend("format" = "date-time")))]
     pub ingested_at: &'a str,
-    /// The finding as Security Hub sent it: an object, unless it sent something else
-    #[cfg_attr(feature = "schema", schemars(with = "serde_json::Value"))]
-    pub raw_event: &'a RawValue,
+    /// The finding as Security Hub sent it: the last member of the body, into which it goes as it is
+    #[serde(skip)]
+    pub raw_event: &'a str,
     /// `ProcessedAt`: when Security Hub received it, by its own clock. Not a member of the event
     #[serde(skip)]
     pub processed_at: Option<Cow<'a, str>>,
@@ -105,25 +106,24 @@ pub struct Resource<'a> {
 }
 
 impl<'a> Event<'a> {
-    /// Reads what can be read. Takes any JSON value.
+    /// Reads what can be read.
     #[must_use]
-    pub fn from_finding(raw: &'a RawValue, observed: Observed<'a>) -> Self {
-        let text = Value::new(raw);
-        let finding = text.as_object();
+    pub fn from_finding(whole: &Finding<'a>, observed: Observed<'a>) -> Self {
+        let finding = whole.members();
         let aws_region = finding
             .str("Region")
             .filter(|region| !region.is_empty())
             .unwrap_or(Cow::Borrowed(observed.region));
-        let indicators = indicator::of(&finding);
+        let indicators = indicator::of(finding);
         Self {
             schema_version: SCHEMA_VERSION,
-            event_id: version::event_id(text, &finding, &aws_region),
+            event_id: version::event_id(whole.text(), finding, &aws_region),
             source: SOURCE,
             external_id: finding.str("Id"),
             title: finding.str("Title"),
             description: finding.str("Description"),
-            severity: Severity::of(&finding),
-            types: strings(&finding, "Types"),
+            severity: Severity::of(finding),
+            types: strings(finding, "Types"),
             product_name: finding.str("ProductName"),
             product_arn: finding.str("ProductArn"),
             generator_id: finding.str("GeneratorId"),
@@ -132,7 +132,7 @@ impl<'a> Event<'a> {
             compliance_status: finding.object("Compliance").str("Status"),
             workflow_status: finding.object("Workflow").str("Status"),
             record_state: finding.str("RecordState"),
-            resources: resources(&finding),
+            resources: resources(finding),
             src_ip: indicators
                 .iter()
                 .find(|indicator| indicator.role == Role::Remote)
@@ -143,7 +143,7 @@ impl<'a> Event<'a> {
             first_observed_at: finding.str("FirstObservedAt"),
             last_observed_at: finding.str("LastObservedAt"),
             ingested_at: observed.at,
-            raw_event: raw,
+            raw_event: whole.text(),
             processed_at: finding.str("ProcessedAt"),
         }
     }
@@ -154,7 +154,12 @@ impl<'a> Event<'a> {
     /// # Errors
     /// None that is known: the members are strings, numbers and lists of them.
     pub fn to_body(&self) -> Result<String, serde_json::Error> {
-        Ok(sqs::escape_json(serde_json::to_string(self)?))
+        // Most events have less than this beyond the finding: one allocation.
+        let mut body = String::with_capacity(self.raw_event.len() + 2048);
+        body.push_str(&serde_json::to_string(self)?);
+        body.truncate(body.len() - "}".len());
+        body.extend([",\"raw_event\":", self.raw_event, "}"]);
+        Ok(sqs::escape_json(body))
     }
 
     /// The SQS message attributes, each of type `String`. One that would be empty, or holds a character SQS refuses,
@@ -177,23 +182,34 @@ impl<'a> Event<'a> {
     }
 }
 
+/// Adds the member that the body gets past the type's own serialization.
+#[cfg(feature = "schema")]
+fn with_raw_event(schema: &mut schemars::Schema) {
+    use serde_json::{Value, json};
+
+    const DESCRIPTION: &str = "The finding as Security Hub sent it: an object, unless it sent something else";
+    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+        properties.insert("raw_event".to_owned(), json!({ "description": DESCRIPTION }));
+    }
+    if let Some(Value::Array(required)) = schema.get_mut("required") {
+        required.push(json!("raw_event"));
+    }
+}
+
 fn strings<'a>(finding: &Object<'a>, name: &str) -> Option<Vec<Cow<'a, str>>> {
     let elements = finding.array(name)?;
     Some(elements.into_iter().filter_map(Value::as_str).collect())
 }
 
 fn resources<'a>(finding: &Object<'a>) -> Option<Vec<Resource<'a>>> {
-    let elements = finding.array("Resources")?;
+    let elements = finding.objects("Resources")?;
     Some(
         elements
-            .into_iter()
-            .map(|element| {
-                let resource = element.as_object();
-                Resource {
-                    id: resource.str("Id"),
-                    kind: resource.str("Type"),
-                    region: resource.str("Region"),
-                }
+            .iter()
+            .map(|resource| Resource {
+                id: resource.str("Id"),
+                kind: resource.str("Type"),
+                region: resource.str("Region"),
             })
             .collect(),
     )
@@ -202,6 +218,7 @@ fn resources<'a>(finding: &Object<'a>) -> Option<Vec<Resource<'a>>> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::value::RawValue;
     use serde_json::{Value as Json, json};
 
     use super::*;
@@ -211,9 +228,12 @@ mod tests {
         at: "2026-11-23T10:00:00Z",
     };
 
+    fn from(finding: &str) -> Event<'_> {
+        Event::from_finding(&Finding::read(finding).unwrap(), OBSERVED)
+    }
+
     fn body(finding: &str) -> String {
-        let raw: &RawValue = serde_json::from_str(finding).unwrap();
-        Event::from_finding(raw, OBSERVED).to_body().unwrap()
+        from(finding).to_body().unwrap()
     }
 
     fn event(finding: &str) -> Json {
@@ -333,12 +353,7 @@ mod tests {
     #[test]
     fn attributes_leave_out_what_sqs_would_refuse() {
         let names = |finding: &str| -> Vec<&'static str> {
-            let raw: &RawValue = serde_json::from_str(finding).unwrap();
-            Event::from_finding(raw, OBSERVED)
-                .attributes()
-                .into_iter()
-                .map(|(name, _)| name)
-                .collect()
+            from(finding).attributes().into_iter().map(|(name, _)| name).collect()
         };
         assert_eq!(
             names(r#"{"AwsAccountId":"111122223333"}"#),
@@ -402,9 +417,12 @@ mod tests {
 
         #[test]
         fn ids_do_not_depend_on_when_the_finding_was_read(finding in any_json()) {
-            let raw: &RawValue = serde_json::from_str(&finding).unwrap();
+            let finding = Finding::read(&finding).unwrap();
             let later = Observed { at: "2030-01-01T00:00:00Z", ..OBSERVED };
-            prop_assert_eq!(Event::from_finding(raw, OBSERVED).event_id, Event::from_finding(raw, later).event_id);
+            prop_assert_eq!(
+                Event::from_finding(&finding, OBSERVED).event_id,
+                Event::from_finding(&finding, later).event_id
+            );
         }
     }
 }

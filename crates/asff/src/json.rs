@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 pub(crate) struct Value<'a>(&'a RawValue);
 
 impl<'a> Value<'a> {
+    #[cfg(test)]
     pub(crate) fn new(raw: &'a RawValue) -> Self {
         Self(raw)
     }
@@ -82,6 +83,15 @@ impl<'a> Object<'a> {
         self.get(name)?.as_array()
     }
 
+    /// The elements of an array as objects; what is no object has no members. Where all are objects, as nearly always,
+    /// their text is gone over once.
+    pub(crate) fn objects(&self, name: &str) -> Option<Vec<Object<'a>>> {
+        let value = self.get(name)?;
+        serde_json::from_str(value.text())
+            .ok()
+            .or_else(|| Some(value.as_array()?.into_iter().map(Value::as_object).collect()))
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, Value<'a>)> {
         self.0.iter().map(|(name, value)| (name.as_ref(), *value))
     }
@@ -99,7 +109,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
-                let mut members = Vec::with_capacity(32);
+                let mut members = Vec::new();
                 while let Some((name, value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
                     members.push((name.0, Value(value)));
                 }
@@ -113,7 +123,13 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
 
 /// A string that borrows where it holds no escapes.
 #[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(crate) struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'a> Text<'a> {
+    pub(crate) fn into_inner(self) -> Cow<'a, str> {
+        self.0
+    }
+}
 
 #[cfg(test)]
 mod tests {

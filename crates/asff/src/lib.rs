@@ -17,4 +17,4 @@ pub mod severity;
 pub mod version;
 
 pub use event::{Event, Observed};
-pub use page::{Page, split};
+pub use page::{Finding, Page, split};

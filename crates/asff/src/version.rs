@@ -1,7 +1,5 @@
 //! What makes two deliveries the same event: the finding version and its id.
 
-use std::fmt::Write;
-
 use sha2::{Digest, Sha256};
 
 use crate::json::{Object, Value};
@@ -24,7 +22,7 @@ const INDISPENSABLE: [&str; 3] = ["ProductArn", "Id", "UpdatedAt"];
 ///
 /// Where a finding lacks `ProductArn`, `Id` or `UpdatedAt` (or has no string there), its whole text counts as well: it
 /// keeps one id for as long as it stays the same to the letter, and shares it with no other finding.
-pub(crate) fn event_id(raw: Value<'_>, finding: &Object<'_>, region: &str) -> String {
+pub(crate) fn event_id(text: &str, finding: &Object<'_>, region: &str) -> String {
     let mut digest = Sha256::new();
     digest.update(b"aws_security_hub/finding-version/1");
     for path in IDENTITY {
@@ -35,15 +33,10 @@ pub(crate) fn event_id(raw: Value<'_>, finding: &Object<'_>, region: &str) -> St
         add(&mut digest, at(finding, path));
     }
     if INDISPENSABLE.iter().any(|name| finding.str(name).is_none()) {
-        add_part(&mut digest, b'r', raw.text());
+        add_part(&mut digest, b'r', text);
     }
-    digest
-        .finalize()
-        .iter()
-        .fold(String::with_capacity(64), |mut id, byte| {
-            let _ = write!(id, "{byte:02x}"); // writing to a String does not fail
-            id
-        })
+    let digits = |byte: u8| [byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)]));
+    digest.finalize().into_iter().flat_map(digits).collect()
 }
 
 fn at<'a>(finding: &Object<'a>, path: &[&str]) -> Option<Value<'a>> {
@@ -79,7 +72,7 @@ mod tests {
 
     fn id(finding: &str) -> String {
         let raw = Value::new(serde_json::from_str(finding).unwrap());
-        event_id(raw, &raw.as_object(), "us-east-1")
+        event_id(raw.text(), &raw.as_object(), "us-east-1")
     }
 
     const BASE: &str = r#"{"ProductArn":"p","Id":"i","AwsAccountId":"111122223333","UpdatedAt":"2026-11-01T00:00:00Z","Workflow":{"Status":"NEW"},"RecordState":"ACTIVE","Severity":{"Label":"LOW"},"Compliance":{"Status":"FAILED"},"Title":"t"}"#;
@@ -113,7 +106,7 @@ mod tests {
             assert!(ids.insert(id(&edited)), "{from} -> {to}");
         }
         let raw = Value::new(serde_json::from_str(BASE).unwrap());
-        assert!(ids.insert(event_id(raw, &raw.as_object(), "eu-west-1")));
+        assert!(ids.insert(event_id(raw.text(), &raw.as_object(), "eu-west-1")));
     }
 
     #[test]

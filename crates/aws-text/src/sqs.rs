@@ -13,7 +13,8 @@ pub fn is_character(c: char) -> bool {
 /// can stand in its strings as they are: they become `\ufffe` and `\uffff`, which any parser reads as the same.
 #[must_use]
 pub fn escape_json(json: String) -> String {
-    if json.contains(['\u{fffe}', '\u{ffff}']) {
+    // In UTF-8 both begin with 0xEF, which few texts hold: a search for one byte is many times faster.
+    if json.as_bytes().contains(&0xef) {
         json.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff")
     } else {
         json

@@ -459,31 +459,31 @@ struct Finding {
 
 impl Page {
     fn read(body: &str, region: &Region, clock: &impl Clock) -> Result<Self, AwsError> {
-        let page = asff::split(body).map_err(|error| unusable(&format!("{error}: {}", error.0)))?;
         let at = clock.stamp();
         let observed = Observed {
             region: region.as_str(),
             at: &at,
         };
         let instant = |text: &Option<Cow<'_, str>>| text.as_ref()?.parse::<Timestamp>().ok();
+        let page = asff::split(body, |finding| {
+            let event = Event::from_finding(&finding, observed);
+            let updated = instant(&event.updated_at);
+            let processed = instant(&event.processed_at);
+            Ok(Finding {
+                updated: updated.map(to_millisecond),
+                lateness_seconds: processed.zip(updated).map(|(p, u)| p.as_second() - u.as_second()),
+                message: Message {
+                    body: event.to_body()?,
+                    attributes: event.attributes(),
+                    finding_id: event.external_id.map(Cow::into_owned),
+                    event_id: event.event_id,
+                },
+            })
+        })
+        .map_err(|error| unusable(&format!("{error}: {}", error.0)))?;
         let findings = page
             .findings
             .into_iter()
-            .map(|finding| {
-                let event = Event::from_finding(finding, observed);
-                let updated = instant(&event.updated_at);
-                let processed = instant(&event.processed_at);
-                Ok(Finding {
-                    updated: updated.map(to_millisecond),
-                    lateness_seconds: processed.zip(updated).map(|(p, u)| p.as_second() - u.as_second()),
-                    message: Message {
-                        body: event.to_body()?,
-                        attributes: event.attributes(),
-                        finding_id: event.external_id.map(Cow::into_owned),
-                        event_id: event.event_id,
-                    },
-                })
-            })
             .collect::<Result<Vec<_>, serde_json::Error>>()
             .map_err(|error| unusable(&error.to_string()))?;
         Ok(Self {
