@@ -284,8 +284,14 @@ def _of_ec2(call: Any) -> list[Need] | None:
                 if key.startswith("ResourceId.") and value.startswith("sgr-")
             ] or None
         case "CreateNetworkAclEntry" | "DeleteNetworkAclEntry":
-            return [Need(action, _arn(call, f"network-acl/{form['NetworkAclId']}"))]
+            acl = form["NetworkAclId"]
+            return [Need(action, _arn(call, f"network-acl/{acl}"), _vpc(call, acl))]
     return None
+
+
+def _vpc(call: Any, acl_id: str) -> Context:
+    acl = ec2_backends[call.account][call.region].network_acls.get(acl_id)
+    return {"ec2:Vpc": [_arn(call, f"vpc/{acl.vpc_id}")]} if acl else {}
 
 
 def _tags(call: Any, resource_id: str) -> Context:

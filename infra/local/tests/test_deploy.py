@@ -49,6 +49,18 @@ EXAMPLES: dict[str, tuple[list[str], list[str]]] = {
         ["1-99", "100-32766", "5-5"],
         ["", "1", "0-99", "1-32767", "1..99", "01-99", "1-99999", "a-b"],
     ),
+    "NetworkAclVpcArns": (
+        [
+            "",
+            "arn:aws:ec2:us-east-1:123456789012:vpc/vpc-0123456789abcdef0",
+            "arn:aws:ec2:us-east-1:123456789012:vpc/vpc-01234567, arn:aws:ec2:eu-west-1:123456789012:vpc/vpc-01234567",
+        ],
+        [
+            "vpc-0123456789abcdef0",
+            "arn:aws:ec2:*:123456789012:vpc/*",
+            "arn:aws:ec2:us-east-1:123456789012:subnet/subnet-01234567",
+        ],
+    ),
     "ProtectedCidrs": (
         ["", "198.51.100.0/24", "203.0.113.7", "198.51.100.0/24, 2001:db8::/32", "::1"],
         [

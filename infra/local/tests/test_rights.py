@@ -23,6 +23,7 @@ from conftest import (
     SCHEDULE_GROUP,
     attach,
     block_list,
+    default_vpc,
     own_findings,
     results,
     schedules,
@@ -396,6 +397,24 @@ def policy(actions: str | list[str], **more: str) -> str:
     members = {name.capitalize(): value for name, value in more.items()}
     statement = {"Sid": "Test", "Effect": "Allow", "Action": actions, **members}
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
+def test_where_vpcs_are_named_entries_are_added_there_alone_and_lifted_everywhere(
+    aws: local.StandIn, ec2: Any, group: str, start: Callable[..., local.Function]
+) -> None:
+    vpc = f"arn:aws:ec2:us-east-1:{local.ACCOUNT}:vpc/{default_vpc(ec2)}"
+    here, elsewhere = (
+        aws.deploy(name, **{**PARAMETERS, "NetworkAclVpcArns": arn})
+        for name, arn in (("here", vpc), ("elsewhere", vpc.replace("us-east-1", "eu-west-1")))
+    )
+    order = {"request_id": "r", "target": "203.0.113.45", "params": {"aws_security_group_id": group}}
+    with_right, without = (start("containment", **s.environment("Containment")) for s in (here, elsewhere))
+    answer = without.invoke({**order, "action": "BLOCK_IP"})
+    assert (answer["status"], answer["error"]["code"]) == ("failed", "access_denied")
+    assert "ec2:CreateNetworkAclEntry" in answer["error"]["remedy"]
+    assert with_right.invoke({**order, "action": "BLOCK_IP"})["enforced"] is True
+    answer = without.invoke({**order, "action": "ALLOW_IP"})
+    assert (answer["status"], answer["changed"], answer["verified"]) == ("succeeded", True, True)
 
 
 def test_only_playbooks_and_the_ends_of_blocks_send_actions(
