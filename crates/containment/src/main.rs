@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use aws_support::credentials::with_static_credentials;
 use aws_support::metrics::StandardOutput;
 use aws_support::{Deadline, SystemClock, sdk};
@@ -12,6 +11,7 @@ use containment::schedules::EventBridgeSchedules;
 use containment::{Config, Containment, Executor};
 use lambda_runtime::{LambdaEvent, run, service_fn, tracing};
 use serde_json::value::RawValue;
+use tokio::sync::OnceCell;
 
 /// Kept free at the end of an invocation for the answer and its log lines.
 const RESERVE: Duration = Duration::from_secs(1);
@@ -20,11 +20,14 @@ const RESERVE: Duration = Duration::from_secs(1);
 async fn main() -> Result<(), lambda_runtime::Error> {
     sdk::restart_without_empty_endpoint_urls()?;
     tracing::init_default_subscriber();
-    let containment = containment().await.inspect_err(|error| {
-        tracing::error!(error = format!("{error:#}"), "the function cannot start");
+    let config = Config::from_env().inspect_err(|error| {
+        tracing::error!(%error, "the function cannot start: the settings are not usable");
     })?;
+    // The clients are made by the first event: until then nothing but the settings is needed.
+    let containment = OnceCell::new();
     run(service_fn(async |event: LambdaEvent<Box<RawValue>>| {
         let deadline = Deadline::before(event.context.deadline(), RESERVE);
+        let containment: &RealContainment = containment.get_or_init(|| connect(config.clone())).await;
         containment
             .handle(event.payload.get(), &event.context.request_id, &deadline)
             .await
@@ -34,15 +37,14 @@ async fn main() -> Result<(), lambda_runtime::Error> {
 
 type RealContainment = Containment<AwsAccounts, EventBridgeSchedules, SystemClock, ResultsQueue, StandardOutput>;
 
-async fn containment() -> anyhow::Result<RealContainment> {
-    let config = Config::from_env().context("the settings are not usable")?;
+async fn connect(config: Config) -> RealContainment {
     let aws = sdk::load().await;
     let sqs = aws_sdk_sqs::Client::new(&aws);
     let scheduler = aws_sdk_scheduler::Client::new(&aws);
     // Queues and schedules are the function's own; networks may be reached with a static key.
     let networks = with_static_credentials(&aws, config.static_credentials_secret_arn.as_deref());
     let sts = aws_sdk_sts::Client::new(&networks);
-    Ok(Containment {
+    Containment {
         executor: Executor {
             region: config.region,
             policy: config.policy,
@@ -53,5 +55,5 @@ async fn containment() -> anyhow::Result<RealContainment> {
         audit: config.audit,
         results: ResultsQueue::new(sqs, config.results_queue_url),
         metrics: StandardOutput,
-    })
+    }
 }
