@@ -36,6 +36,13 @@ build: python ## Release artifacts for Lambda (sam build with cargo-lambda)
 	@$(INSTALL) infra/local/requirements-build.txt
 	PATH="$(CURDIR)/$(VENV):$$PATH" infra/local/heartbeat.sh $(VENV)/sam build
 
+.PHONY: bench
+bench: python ## The benchmarks, side by side (BENCH=quick: 3 minutes in place of 10)
+	@$(INSTALL) infra/local/requirements-build.txt
+	PATH="$(CURDIR)/$(VENV):$$PATH" infra/local/heartbeat.sh cargo lambda build --locked --release --bin poller \
+		--bin containment --bin bench-harness --bin bench-floor --bin bench-empty
+	$(VENV)/python infra/bench/bench.py $(BENCH)
+
 .PHONY: deploy
 deploy: build ## Deploy to your AWS account: guided the first time, from samconfig.toml then
 	if [ -f .local/deployed ]; then $(VENV)/sam deploy; else $(VENV)/sam deploy --guided; fi
