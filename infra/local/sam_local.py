@@ -100,11 +100,12 @@ def libraries(program: Path) -> set[Path]:
 
 
 def deploy(aws: local.StandIn, build: Path = BUILD) -> local.Stack:
-    """What `sam build` left, deployed by the SAM CLI as into an account."""
+    """What `sam build` left, deployed by the SAM CLI as into an account, with a block list."""
+    vpc = aws.client("ec2").describe_vpcs()["Vpcs"][0]["VpcId"]
     run(
         *(SAM, "deploy", "--template-file", build / "template.yaml", "--stack-name", STACK),
         *("--resolve-s3", "--capabilities", "CAPABILITY_IAM", "--no-confirm-changeset", "--config-env", "none"),
-        *("--parameter-overrides", "InitialLookbackSeconds=0"),
+        *("--parameter-overrides", "InitialLookbackSeconds=0", f"VpcId={vpc}"),
         # S3 gives the template's URL to CloudFormation, and the stand-in takes one of its own only by this name.
         env=environment(aws.url.replace("127.0.0.1", "localhost"), local.CREDENTIALS),
         cwd=local.ROOT,
@@ -169,7 +170,7 @@ def main() -> None:
         print("   (put together from this machine's own programs, for AWS's cannot be pulled)")
     with local.StandIn(bridge()) as aws:
         (url,) = aws.urls
-        hub, sqs, ec2 = aws.client("securityhub"), aws.client("sqs"), aws.client("ec2")
+        hub, sqs = aws.client("securityhub"), aws.client("sqs")
         hub.enable_security_hub()
         texts = [path.read_text().strip() for path in sorted((local.LOCAL / "findings").glob("*.json"))]
         aws.import_findings(texts)
@@ -187,13 +188,7 @@ def main() -> None:
         check(len(events) == 6, "6 events on the findings queue", events)
 
         print("sam local invoke Containment")
-        tags = [{"Key": "aisoc:containment", "Value": "blocklist"}]
-        group = ec2.create_security_group(
-            GroupName="blocklist",
-            Description="block list",
-            VpcId=ec2.describe_vpcs()["Vpcs"][0]["VpcId"],
-            TagSpecifications=[{"ResourceType": "security-group", "Tags": tags}],
-        )["GroupId"]
+        group = stack.outputs["BlockListId"]
         for name, expected in (("block-ip", True), ("allow-ip", False)):
             event = local.event(name).replace("sg-0123456789abcdef0", group)
             answer = invoke(stack, "Containment", event, url, in_image)
