@@ -226,15 +226,21 @@ class Stack:
     def environment(self, function: str) -> dict[str, str]:
         """The environment variables of a function as deployed, with those that Lambda adds, for this machine."""
         configuration = self.configuration(function)
-        credentials = self._aws.assume(configuration["Role"])
         return {
             **configuration["Environment"]["Variables"],
+            **as_variables(self._aws.assume(configuration["Role"])),
             "AWS_LAMBDA_FUNCTION_NAME": configuration["FunctionName"],
-            "AWS_ACCESS_KEY_ID": credentials["AccessKeyId"],
-            "AWS_SECRET_ACCESS_KEY": credentials["SecretAccessKey"],
-            "AWS_SESSION_TOKEN": credentials["SessionToken"],
             "AWS_ENDPOINT_URL": self._aws.url,
         }
+
+
+def as_variables(credentials: dict[str, str]) -> dict[str, str]:
+    """Credentials as STS gives them, as environment variables."""
+    return {
+        "AWS_ACCESS_KEY_ID": credentials["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": credentials["SecretAccessKey"],
+        "AWS_SESSION_TOKEN": credentials["SessionToken"],
+    }
 
 
 class FunctionError(Exception):

@@ -16,6 +16,8 @@ import contract
 import local
 
 OTHER_ACCOUNT = "444455556666"
+TARGET_ROLE = local.ROOT / "infra" / "target-account-role.yaml"
+EXTERNAL_ID = "secret-handshake"
 EVENT_GROUP = "sg-0123456789abcdef0"  # of the files in events/
 SCHEDULE_GROUP = "aisoc-expiry"  # the stack's
 PLAYBOOKS = f"arn:aws:iam::{local.ACCOUNT}:role/playbooks"
@@ -145,6 +147,33 @@ def own_findings() -> list[Path]:
 def operations(aws: local.StandIn, service: str) -> list[str]:
     """The operations of a service that were called, in order."""
     return [call["operation"] for call in aws.calls() if call["service"] == service]
+
+
+def create_role(aws: local.StandIn, arn: str, rights: str) -> None:
+    """A role of the functions' account that everybody may assume, with one policy."""
+    iam, name = aws.client("iam"), arn.rpartition("/")[2]
+    trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "sts:AssumeRole"}]}
+    iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))
+    iam.put_role_policy(RoleName=name, PolicyName="rights", PolicyDocument=rights)
+
+
+def deploy_target_role(aws: local.StandIn, caller: str) -> None:
+    """The stack with the role for containment, in the other account."""
+    aws.client("cloudformation", credentials=aws.account(OTHER_ACCOUNT)).create_stack(
+        StackName="aisoc",
+        TemplateBody=TARGET_ROLE.read_text(),
+        Parameters=[
+            {"ParameterKey": "ContainmentRoleArn", "ParameterValue": caller},
+            {"ParameterKey": "ExternalId", "ParameterValue": EXTERNAL_ID},
+        ],
+        Capabilities=["CAPABILITY_NAMED_IAM"],
+    )
+
+
+def actions(statement: dict[str, Any]) -> list[str]:
+    """Of a policy's statement."""
+    action = statement["Action"]
+    return [action] if isinstance(action, str) else action
 
 
 def default_vpc(ec2: Any) -> str:

@@ -18,7 +18,7 @@ import pytest
 from samcli.yamlhelper import yaml_parse
 
 import local
-from conftest import EVENT_GROUP, PARAMETERS, PLAYBOOKS, default_acl, denied, ingress, own_findings
+from conftest import EVENT_GROUP, PARAMETERS, PLAYBOOKS, create_role, default_acl, denied, ingress, own_findings
 
 DOCUMENTS = sorted(
     [*local.ROOT.glob("*.md"), *local.ROOT.glob("docs/**/*.md"), *local.ROOT.glob("infra/policies/*.md")]
@@ -91,9 +91,7 @@ class Shell:
             "PATH": path,
             "AWS_DEFAULT_REGION": local.REGION,
             "HOME": str(folder),
-            "AWS_ACCESS_KEY_ID": credentials["AccessKeyId"],
-            "AWS_SECRET_ACCESS_KEY": credentials["SecretAccessKey"],
-            "AWS_SESSION_TOKEN": credentials["SessionToken"],
+            **local.as_variables(credentials),
         }
 
     def run(self, text: str) -> str:
@@ -123,11 +121,7 @@ def test_the_recipes_of_the_readme_do_what_they_say(
     containment = start("containment", **stack.environment("Containment"))
     sqs, acl = aws.client("sqs"), default_acl(ec2)
     # As the README says: as the playbooks' principal, with the policy that it names.
-    iam, role = aws.client("iam"), PLAYBOOKS.rpartition("/")[2]
-    trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "sts:AssumeRole"}]}
-    iam.create_role(RoleName=role, AssumeRolePolicyDocument=json.dumps(trust))
-    rights = (local.ROOT / "infra" / "policies" / "playbooks.json").read_text()
-    iam.put_role_policy(RoleName=role, PolicyName="playbooks", PolicyDocument=rights)
+    create_role(aws, PLAYBOOKS, (local.ROOT / "infra" / "policies" / "playbooks.json").read_text())
     shell = Shell(tmp_path, aws, aws.assume(PLAYBOOKS))
     seen: list[str] = []
     for mark, text in blocks(local.ROOT / "README.md"):

@@ -7,7 +7,7 @@ used; and what each right is on is held against a table, for a right that is too
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,25 @@ from botocore.exceptions import ClientError
 import local
 from conftest import (
     EVENT_GROUP,
+    EXTERNAL_ID,
     OTHER_ACCOUNT,
     PARAMETERS,
     PLAYBOOKS,
     SCHEDULE_GROUP,
+    actions,
     attach,
     block_list,
+    create_role,
     default_vpc,
+    deploy_target_role,
     own_findings,
     results,
     schedules,
 )
 
 POLICIES = local.ROOT / "infra" / "policies"
-TARGET_ROLE = local.ROOT / "infra" / "target-account-role.yaml"
 KEY = f"arn:aws:kms:{local.REGION}:{local.ACCOUNT}:key/11111111-2222-3333-4444-555555555555"
 THEIR_ROLE = f"arn:aws:iam::{OTHER_ACCOUNT}:role/aisoc-containment"
-EXTERNAL_ID = "secret-handshake"
 
 LOGS = {("WriteLogs", "logs:CreateLogStream"), ("WriteLogs", "logs:PutLogEvents")}
 TRACES = {("WriteTraces", "xray:PutTraceSegments"), ("WriteTraces", "xray:PutTelemetryRecords")}
@@ -50,12 +52,8 @@ USED_BY_AWS: dict[str, set[tuple[str, str]]] = {
 }
 
 
-def as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
 def rights(policy: dict[str, Any]) -> set[tuple[str, str]]:
-    return {(s["Sid"], action) for s in policy["Statement"] for action in as_list(s["Action"])}
+    return {(s["Sid"], action) for s in policy["Statement"] for action in actions(s)}
 
 
 def granted(iam: Any, role: str) -> set[tuple[str, str]]:
@@ -82,11 +80,8 @@ class Connector:
     def __init__(self, aws: local.StandIn, stack: local.Stack, start: Callable[..., local.Function]):
         self.aws, self.stack = aws, stack
         self.poller = start("poller", **stack.environment("Poller"))
-        environment = stack.environment("Containment")
-        self.containment = start("containment", **environment)
-        keys = {"AccessKeyId": "AWS_ACCESS_KEY_ID", "SecretAccessKey": "AWS_SECRET_ACCESS_KEY"}
-        names = {**keys, "SessionToken": "AWS_SESSION_TOKEN"}
-        self.queues = aws.client("sqs", credentials={name: environment[key] for name, key in names.items()})
+        self.containment = start("containment", **stack.environment("Containment"))
+        self.queues = aws.client("sqs", credentials=aws.assume(stack.outputs["ContainmentRoleArn"]))
 
     def poll(self) -> None:
         assert self.poller.invoke({"mode": "incremental"})["complete"] is True
@@ -132,7 +127,7 @@ class Connector:
 
 
 @pytest.fixture
-def secret(aws: local.StandIn) -> Iterator[str]:
+def secret(aws: local.StandIn) -> str:
     """A secret with the key of a user who has the ready-made policies."""
     iam = aws.client("iam")
     iam.create_user(UserName="aisoc")
@@ -141,19 +136,7 @@ def secret(aws: local.StandIn) -> Iterator[str]:
         iam.put_user_policy(UserName="aisoc", PolicyName=policy, PolicyDocument=document)
     key = iam.create_access_key(UserName="aisoc")["AccessKey"]
     content = json.dumps({name: key[name] for name in ("AccessKeyId", "SecretAccessKey")})
-    yield aws.client("secretsmanager").create_secret(Name="aisoc/key", SecretString=content)["ARN"]
-
-
-def deploy_target_role(aws: local.StandIn, caller: str) -> None:
-    aws.client("cloudformation", credentials=aws.account(OTHER_ACCOUNT)).create_stack(
-        StackName="aisoc",
-        TemplateBody=TARGET_ROLE.read_text(),
-        Parameters=[
-            {"ParameterKey": "ContainmentRoleArn", "ParameterValue": caller},
-            {"ParameterKey": "ExternalId", "ParameterValue": EXTERNAL_ID},
-        ],
-        Capabilities=["CAPABILITY_NAMED_IAM"],
-    )
+    return aws.client("secretsmanager").create_secret(Name="aisoc/key", SecretString=content)["ARN"]
 
 
 EVERYTHING = {
@@ -353,8 +336,7 @@ def test_a_right_that_is_missing_is_noticed(
     order = {"action": "BLOCK_IP", "target": "203.0.113.45", "params": params}
     for missing in ("ec2:DescribeVpcs", "ec2:CreateTags", "ec2:CreateNetworkAclEntry", "iam:PassRole"):
         statements = [
-            {**s, "Action": [action for action in as_list(s["Action"]) if action != missing]}
-            for s in policy["Statement"]
+            {**s, "Action": [action for action in actions(s) if action != missing]} for s in policy["Statement"]
         ]
         document = json.dumps({**policy, "Statement": [s for s in statements if s["Action"]]})
         iam.put_role_policy(RoleName=role, PolicyName="containment", PolicyDocument=document)
@@ -385,17 +367,12 @@ def test_a_group_without_the_tag_cannot_be_changed_whatever_the_code_does(
 
 def playbooks(aws: local.StandIn) -> None:
     """The playbooks' role. For the queues it needs no policy of its own, only for their key."""
-    iam = aws.client("iam")
-    name = PLAYBOOKS.rpartition("/")[2]
-    iam.create_role(RoleName=name, AssumeRolePolicyDocument=policy(principal="*", actions="sts:AssumeRole"))
-    key = policy(actions=["kms:Decrypt", "kms:GenerateDataKey"], resource=KEY)
-    iam.put_role_policy(RoleName=name, PolicyName="key", PolicyDocument=key)
+    create_role(aws, PLAYBOOKS, policy(["kms:Decrypt", "kms:GenerateDataKey"], KEY))
 
 
-def policy(actions: str | list[str], **more: str) -> str:
+def policy(action: str | list[str], resource: str) -> str:
     """A policy document of one statement."""
-    members = {name.capitalize(): value for name, value in more.items()}
-    statement = {"Sid": "Test", "Effect": "Allow", "Action": actions, **members}
+    statement = {"Sid": "Test", "Effect": "Allow", "Action": action, "Resource": resource}
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
@@ -421,10 +398,8 @@ def test_only_playbooks_and_the_ends_of_blocks_send_actions(
     aws: local.StandIn, stack: local.Stack, containment: local.Function, group: str
 ) -> None:
     playbooks(aws)
-    iam = aws.client("iam")
-    iam.create_role(RoleName="administrator", AssumeRolePolicyDocument=policy(principal="*", actions="sts:AssumeRole"))
-    everything = policy(actions="sqs:*", resource="*")
-    iam.put_role_policy(RoleName="administrator", PolicyName="all", PolicyDocument=everything)
+    administrator = f"arn:aws:iam::{local.ACCOUNT}:role/administrator"
+    create_role(aws, administrator, policy("sqs:*", "*"))
     url = stack.outputs["ActionsQueueUrl"]
 
     def send(role: str) -> None:
@@ -433,7 +408,7 @@ def test_only_playbooks_and_the_ends_of_blocks_send_actions(
 
     send(PLAYBOOKS)
     for stranger in (
-        f"arn:aws:iam::{local.ACCOUNT}:role/administrator",
+        administrator,
         f"arn:aws:iam::{local.ACCOUNT}:role/{stack.resources['PollerRole']}",
         stack.outputs["ContainmentRoleArn"],
     ):
@@ -441,7 +416,7 @@ def test_only_playbooks_and_the_ends_of_blocks_send_actions(
             send(stranger)
     # Events and results are the playbooks' to read, and nobody's but the functions' to send.
     sqs = aws.client("sqs", credentials=aws.assume(PLAYBOOKS))
-    theirs = aws.client("sqs", credentials=aws.assume(f"arn:aws:iam::{local.ACCOUNT}:role/administrator"))
+    theirs = aws.client("sqs", credentials=aws.assume(administrator))
     for name in ("FindingsQueueUrl", "ResultsQueueUrl"):
         local.drain(sqs, stack.outputs[name])
         with pytest.raises(ClientError, match="AccessDenied"):
@@ -457,7 +432,7 @@ def test_only_playbooks_and_the_ends_of_blocks_send_actions(
 def test_where_no_principal_is_named_nobody_sends_actions(aws: local.StandIn, stack: local.Stack) -> None:
     playbooks(aws)
     iam = aws.client("iam")
-    everything = policy(actions="sqs:*", resource="*")
+    everything = policy("sqs:*", "*")
     iam.put_role_policy(RoleName=PLAYBOOKS.rpartition("/")[2], PolicyName="all", PolicyDocument=everything)
     sqs = aws.client("sqs", credentials=aws.assume(PLAYBOOKS))
     with pytest.raises(ClientError, match="AccessDenied"):
@@ -483,7 +458,7 @@ def test_the_ready_made_policies_say_what_the_template_says(aws: local.StandIn, 
         return {
             (action, re.sub(r":\d{12}:", ":*:", str(s["Resource"])), json.dumps(s.get("Condition"), sort_keys=True))
             for s in policy["Statement"]
-            for action in as_list(s["Action"])
+            for action in actions(s)
             if action.startswith("ec2:")
         }
 

@@ -9,10 +9,8 @@ from botocore.exceptions import ClientError
 from samcli.yamlhelper import yaml_parse
 
 import local
-from conftest import OTHER_ACCOUNT
+from conftest import EXTERNAL_ID, OTHER_ACCOUNT, TARGET_ROLE, actions, deploy_target_role
 
-STACK = local.ROOT / "template.yaml"
-TARGET_ROLE = local.ROOT / "infra" / "target-account-role.yaml"
 CRATES = local.ROOT / "crates"
 CONDITIONS = {"WritesNetworkAcls", "HasAllowedRoles", "HasAuditRoles", "HasKmsKey", "HasStaticCredentials"}
 
@@ -30,11 +28,6 @@ def statements(template: dict[str, Any], role: str, but: frozenset[str] = frozen
                 yield conditional
 
 
-def actions(statement: dict[str, Any]) -> list[str]:
-    action = statement["Action"]
-    return [action] if isinstance(action, str) else action
-
-
 def granted(template: dict[str, Any], role: str, service: str, but: frozenset[str] = frozenset()) -> set[str]:
     found = {action for statement in statements(template, role, but) for action in actions(statement)}
     return {action for action in found if action.startswith(f"{service}:")}
@@ -47,7 +40,7 @@ def code_of(path: str) -> str:
 
 @pytest.fixture(scope="module")
 def stack() -> dict[str, Any]:
-    return yaml_parse(STACK.read_text())
+    return yaml_parse(local.TEMPLATE.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -138,15 +131,7 @@ OURS = f"arn:aws:iam::{local.ACCOUNT}:role/aisoc-containment-function"
 def test_the_role_of_another_account_trusts_the_function_alone(aws: local.StandIn) -> None:
     theirs = aws.account(OTHER_ACCOUNT)
     cloudformation = aws.client("cloudformation", credentials=theirs)
-    cloudformation.create_stack(
-        StackName="aisoc",
-        TemplateBody=TARGET_ROLE.read_text(),
-        Parameters=[
-            {"ParameterKey": "ContainmentRoleArn", "ParameterValue": OURS},
-            {"ParameterKey": "ExternalId", "ParameterValue": "secret-handshake"},
-        ],
-        Capabilities=["CAPABILITY_NAMED_IAM"],
-    )
+    deploy_target_role(aws, OURS)
     (made,) = cloudformation.describe_stacks(StackName="aisoc")["Stacks"]
     (output,) = made["Outputs"]
     assert output["OutputValue"] == f"arn:aws:iam::{OTHER_ACCOUNT}:role/aisoc-containment"
@@ -156,10 +141,10 @@ def test_the_role_of_another_account_trusts_the_function_alone(aws: local.StandI
         return sts.assume_role(RoleArn=output["OutputValue"], RoleSessionName="aisoc-containment", **external_id)
 
     aws.settings(roles_must_exist=True, caller_arn=OURS)
-    assert assume(ExternalId="secret-handshake")["Credentials"]
+    assert assume(ExternalId=EXTERNAL_ID)["Credentials"]
     for external_id in ({}, {"ExternalId": "guess"}):
         with pytest.raises(ClientError, match="AccessDenied"):
             assume(**external_id)
     aws.settings(roles_must_exist=True, caller_arn=f"arn:aws:iam::{local.ACCOUNT}:role/somebody-else")
     with pytest.raises(ClientError, match="AccessDenied"):
-        assume(ExternalId="secret-handshake")
+        assume(ExternalId=EXTERNAL_ID)
