@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use aws_text::sqs;
 use serde::Serialize;
 
+use crate::entities;
 use crate::indicator::{self, Indicator, Role};
 use crate::json::{Object, Value};
 use crate::page::Finding;
@@ -12,9 +13,11 @@ use crate::severity::Severity;
 use crate::version;
 
 /// Version of the event's form.
-pub const SCHEMA_VERSION: &str = "1.0";
+pub const SCHEMA_VERSION: &str = "1.1";
 /// `source` of every event.
 pub const SOURCE: &str = "aws_security_hub";
+/// `finding_format` of a finding in the AWS Security Finding Format.
+pub const FINDING_FORMAT: &str = "asff";
 
 /// What an event says that the finding does not: where and when it was read.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +44,9 @@ pub struct Event<'a> {
     /// The connector
     #[cfg_attr(feature = "schema", schemars(extend("const" = SOURCE)))]
     pub source: &'static str,
+    /// The format of `raw_event`: the AWS Security Finding Format
+    #[cfg_attr(feature = "schema", schemars(extend("const" = FINDING_FORMAT)))]
+    pub finding_format: &'static str,
     /// `Id` of the finding
     pub external_id: Option<Cow<'a, str>>,
     /// `Title` of the finding
@@ -69,9 +75,17 @@ pub struct Event<'a> {
     pub record_state: Option<Cow<'a, str>>,
     /// `Resources` of the finding
     pub resources: Option<Vec<Resource<'a>>>,
+    /// The machine: the id of the first `AwsEc2Instance` among the resources, else the name of the first container, task,
+    /// EKS cluster, Lambda function or DB instance
+    pub hostname: Option<Cow<'a, str>>,
+    /// The principal that acted or is affected: `Details.AwsIamAccessKey.PrincipalName` of a resource, else the name of
+    /// the first `AwsIamUser` or `AwsIamRole`
+    pub actor: Option<Cow<'a, str>>,
+    /// `Note.UpdatedBy` of the finding: who edited it last
+    pub updated_by: Option<Cow<'a, str>>,
     /// The first remote address of `indicators`: the one an analyst would block
     pub src_ip: Option<std::net::IpAddr>,
-    /// The addresses in the finding
+    /// The addresses, domains, URLs and hashes in the finding
     pub indicators: Vec<Indicator>,
     /// `CreatedAt`, as given
     pub created_at: Option<Cow<'a, str>>,
@@ -105,6 +119,16 @@ pub struct Resource<'a> {
     pub region: Option<Cow<'a, str>>,
 }
 
+impl<'a> Resource<'a> {
+    fn of(resource: &Object<'a>) -> Self {
+        Self {
+            id: resource.str("Id"),
+            kind: resource.str("Type"),
+            region: resource.str("Region"),
+        }
+    }
+}
+
 impl<'a> Event<'a> {
     /// Reads what can be read.
     #[must_use]
@@ -114,11 +138,14 @@ impl<'a> Event<'a> {
             .str("Region")
             .filter(|region| !region.is_empty())
             .unwrap_or(Cow::Borrowed(observed.region));
-        let indicators = indicator::of(finding);
+        let resources = finding.objects("Resources");
+        let listed = resources.as_deref().unwrap_or_default();
+        let indicators = indicator::of(finding, listed);
         Self {
             schema_version: SCHEMA_VERSION,
             event_id: version::event_id(whole.text(), finding, &aws_region),
             source: SOURCE,
+            finding_format: FINDING_FORMAT,
             external_id: finding.str("Id"),
             title: finding.str("Title"),
             description: finding.str("Description"),
@@ -132,11 +159,16 @@ impl<'a> Event<'a> {
             compliance_status: finding.object("Compliance").str("Status"),
             workflow_status: finding.object("Workflow").str("Status"),
             record_state: finding.str("RecordState"),
-            resources: resources(finding),
+            hostname: entities::hostname(listed),
+            actor: entities::actor(listed),
+            updated_by: finding.object("Note").str("UpdatedBy"),
+            resources: resources
+                .as_ref()
+                .map(|resources| resources.iter().map(Resource::of).collect()),
             src_ip: indicators
                 .iter()
-                .find(|indicator| indicator.role == Role::Remote)
-                .map(|indicator| indicator.value),
+                .filter(|indicator| indicator.role == Role::Remote)
+                .find_map(Indicator::address),
             indicators,
             created_at: finding.str("CreatedAt"),
             updated_at: finding.str("UpdatedAt"),
@@ -201,20 +233,6 @@ fn strings<'a>(finding: &Object<'a>, name: &str) -> Option<Vec<Cow<'a, str>>> {
     Some(elements.into_iter().filter_map(Value::as_str).collect())
 }
 
-fn resources<'a>(finding: &Object<'a>) -> Option<Vec<Resource<'a>>> {
-    let elements = finding.objects("Resources")?;
-    Some(
-        elements
-            .iter()
-            .map(|resource| Resource {
-                id: resource.str("Id"),
-                kind: resource.str("Type"),
-                region: resource.str("Region"),
-            })
-            .collect(),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -255,7 +273,9 @@ mod tests {
             "ProductName":"GuardDuty","GeneratorId":"generator","AwsAccountId":"111122223333","Region":"eu-west-1",
             "Types":["TTPs/Initial Access"],"Title":"title","Description":"description","Severity":{"Label":"CRITICAL"},
             "Compliance":{"Status":"FAILED"},"Workflow":{"Status":"NEW"},"RecordState":"ACTIVE",
-            "Resources":[{"Type":"AwsEc2Instance","Id":"i-1","Region":"eu-west-1","Partition":"aws"}],
+            "Resources":[{"Type":"AwsEc2Instance","Id":"i-1","Region":"eu-west-1","Partition":"aws"},
+                         {"Type":"AwsIamRole","Id":"arn:aws:iam::111122223333:role/web"}],
+            "Note":{"Text":"t","UpdatedBy":"aisoc"},
             "Action":{"NetworkConnectionAction":{"ConnectionDirection":"INBOUND","RemoteIpDetails":{"IpAddressV4":"203.0.113.7"}}},
             "CreatedAt":"2026-11-01T00:00:00.000Z","UpdatedAt":"2026-11-02T00:00:00+01:00",
             "FirstObservedAt":"2026-11-01T00:00:01Z","LastObservedAt":"2026-11-01T00:00:02Z"}"#;
@@ -265,12 +285,15 @@ mod tests {
         assert_eq!(
             event,
             json!({
-                "schema_version": "1.0", "event_id": null, "source": "aws_security_hub", "external_id": "finding-1",
+                "schema_version": "1.1", "event_id": null, "source": "aws_security_hub",
+                "finding_format": "asff", "external_id": "finding-1",
                 "title": "title", "description": "description", "severity": "high", "types": ["TTPs/Initial Access"],
                 "product_name": "GuardDuty", "product_arn": "arn:aws:securityhub:eu-west-1::product/aws/guardduty",
                 "generator_id": "generator", "aws_account_id": "111122223333", "aws_region": "eu-west-1",
                 "compliance_status": "FAILED", "workflow_status": "NEW", "record_state": "ACTIVE",
-                "resources": [{"id": "i-1", "type": "AwsEc2Instance", "region": "eu-west-1"}],
+                "resources": [{"id": "i-1", "type": "AwsEc2Instance", "region": "eu-west-1"},
+                              {"id": "arn:aws:iam::111122223333:role/web", "type": "AwsIamRole", "region": null}],
+                "hostname": "i-1", "actor": "web", "updated_by": "aisoc",
                 "src_ip": "203.0.113.7",
                 "indicators": [{"type": "ipv4", "value": "203.0.113.7", "role": "remote", "direction": "INBOUND",
                                 "path": "Action.NetworkConnectionAction.RemoteIpDetails.IpAddressV4"}],
@@ -286,12 +309,12 @@ mod tests {
     fn what_is_absent_or_of_the_wrong_type_is_null_and_the_rest_stands() {
         for finding in [
             r#"{"Title":"kept"}"#,
-            r#"{"Title":"kept","Id":1,"Types":"x","Resources":{},"Severity":[],"Workflow":"NEW","UpdatedAt":0,"Region":7,"AwsAccountId":{}}"#,
+            r#"{"Title":"kept","Id":1,"Types":"x","Resources":{},"Severity":[],"Workflow":"NEW","UpdatedAt":0,"Region":7,"AwsAccountId":{},"Note":"n"}"#,
         ] {
             let event = event(finding);
             for (name, value) in event.as_object().unwrap() {
                 let expected = match name.as_str() {
-                    "schema_version" | "event_id" | "source" | "ingested_at" | "raw_event" => {
+                    "schema_version" | "event_id" | "source" | "finding_format" | "ingested_at" | "raw_event" => {
                         continue;
                     }
                     "title" => json!("kept"),
@@ -303,6 +326,22 @@ mod tests {
                 assert_eq!(*value, expected, "{name} of {finding}");
             }
         }
+    }
+
+    #[test]
+    fn src_ip_is_the_first_remote_address() {
+        let src_ip = |finding: &str| event(finding)["src_ip"].take();
+        let network = r#""Network":{"Direction":"in","SourceIpV4":"203.0.113.10","DestinationIpV4":"10.0.0.10"}"#;
+        assert_eq!(src_ip(&format!("{{{network}}}")), "203.0.113.10");
+        // GIVEN a domain before it
+        let domain = r#""Action":{"DnsRequestAction":{"Domain":"c2.example.net"}}"#;
+        assert_eq!(src_ip(&format!("{{{domain},{network}}}")), "203.0.113.10");
+        assert_eq!(src_ip(&format!("{{{domain}}}")), Json::Null);
+        // GIVEN that it is an address of the resource
+        let own = r#""Resources":[{"Details":{"AwsEc2Instance":{"IpV4Addresses":["203.0.113.10","10.0.0.10"]}}}]"#;
+        assert_eq!(src_ip(&format!("{{{network},{own}}}")), Json::Null);
+        // GIVEN that its side is not known
+        assert_eq!(src_ip(r#"{"Network":{"SourceIpV4":"203.0.113.10"}}"#), Json::Null);
     }
 
     #[test]
@@ -348,6 +387,18 @@ mod tests {
         let event = event(&format!(r#"{{"Description":"{description}"}}"#));
         assert_eq!(event["description"], description);
         assert_eq!(event["raw_event"]["Description"], description);
+    }
+
+    #[test]
+    fn the_event_of_a_finding_full_of_indicators_stays_within_what_sqs_takes() {
+        let name = "n".repeat(63);
+        let values: Vec<String> = (0..900)
+            .map(|n| format!("\"{n}.{name}.{name}.{name}.example\""))
+            .collect();
+        let indicators = format!(r#"[{{"Key":"MALICIOUS_DOMAIN","Values":[{}]}}]"#, values.join(","));
+        let finding = format!(r#"{{"Detection":{{"Sequence":{{"SequenceIndicators":{indicators}}}}}}}"#);
+        assert!((180_000..240 * 1024).contains(&finding.len()));
+        assert!(body(&finding).len() < 1024 * 1024 / 2);
     }
 
     #[test]

@@ -50,11 +50,42 @@ impl<'a> Value<'a> {
         serde_json::from_str(self.text()).unwrap_or_default()
     }
 
+    /// The strings within, at any depth, unescaped; not the names of members. One that Rust cannot hold is passed over.
+    pub(crate) fn strings(self) -> impl Iterator<Item = Cow<'a, str>> {
+        // The text is JSON: a quotation mark outside a string opens one.
+        let mut rest = self.text();
+        std::iter::from_fn(move || {
+            loop {
+                let text = &rest[rest.find('"')?..];
+                let end = closing_quotation_mark(text)? + 1;
+                rest = &text[end..];
+                let is_name = rest.trim_start_matches([' ', '\n', '\r', '\t']).starts_with(':');
+                if is_name {
+                    continue;
+                }
+                if let Ok(string) = serde_json::from_str::<Text<'a>>(&text[..end]) {
+                    return Some(string.0);
+                }
+            }
+        })
+    }
+
     /// The elements; `None` for any other type.
     pub(crate) fn as_array(self) -> Option<Vec<Value<'a>>> {
         let elements: Vec<&'a RawValue> = serde_json::from_str(self.text()).ok()?;
         Some(elements.into_iter().map(Value).collect())
     }
+}
+
+/// Where the string ends that the text starts with.
+fn closing_quotation_mark(text: &str) -> Option<usize> {
+    let mut is_escaped = false;
+    let end = text.bytes().skip(1).position(|byte| {
+        let is_end = byte == b'"' && !is_escaped;
+        is_escaped = byte == b'\\' && !is_escaped;
+        is_end
+    })?;
+    Some(end + 1)
 }
 
 /// The members of a JSON object, in their order. Of members with one name the last counts, as in most parsers.
@@ -133,7 +164,9 @@ impl<'a> Text<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use proptest::prelude::*;
+
+    use super::Value;
 
     fn value(text: &str) -> Value<'_> {
         Value(serde_json::from_str(text).unwrap())
@@ -158,6 +191,23 @@ mod tests {
             value(r#"{"a":"first","a":"last"}"#).as_object().str("a").as_deref(),
             Some("last")
         );
+    }
+
+    #[test]
+    fn strings_at_any_depth_without_names() {
+        let text = r#"{"a":"x","b":[{"c" : "y\"z"},7,["\u0041","\\",""]],"d":"\ud800","e" :"last"}"#;
+        let strings: Vec<_> = value(text).strings().collect();
+        assert_eq!(strings, ["x", "y\"z", "A", "\\", "", "last"]);
+        assert_eq!(value("\"alone\"").strings().collect::<Vec<_>>(), ["alone"]);
+        assert_eq!(value("[1,{},null]").strings().count(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn strings_are_read_as_a_parser_reads_them(texts in prop::collection::vec(any::<String>(), 0..8)) {
+            let array = serde_json::to_string(&texts).unwrap();
+            prop_assert_eq!(value(&array).strings().collect::<Vec<_>>(), texts);
+        }
     }
 
     #[test]

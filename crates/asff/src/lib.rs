@@ -9,10 +9,13 @@
 //!
 //! What it must never do: invent a value that the finding does not hold.
 
+mod entities;
 pub mod event;
 pub mod indicator;
 mod json;
 pub mod page;
+#[cfg(test)]
+mod samples;
 pub mod severity;
 pub mod version;
 

@@ -16,8 +16,10 @@ pub enum ErrorKind {
     Throttled,
     /// No answer, or one that says the service is at fault (HTTP 5xx): a time-out, a dropped connection, no route
     Unreachable,
-    /// The credentials ran out; the next attempt gets fresh ones
+    /// The credentials have expired; fresh ones come by themselves sooner or later
     ExpiredCredentials,
+    /// AWS does not know the credentials, or no longer: the key was replaced, or the session revoked
+    CredentialsRefused,
     /// The invocation was about to end
     OutOfTime,
     /// The caller may not do this
@@ -59,14 +61,34 @@ impl std::error::Error for AwsError {}
 
 impl AwsError {
     /// Whether the same call may succeed later without anyone changing anything.
+    ///
+    /// For refused credentials and denials this holds once fresh credentials have been tried
+    /// ([`AwsError::fresh_credentials_may_help`]).
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self.kind {
             ErrorKind::Throttled | ErrorKind::Unreachable | ErrorKind::ExpiredCredentials | ErrorKind::OutOfTime => {
                 true
             }
-            ErrorKind::AccessDenied | ErrorKind::Rejected => false,
+            ErrorKind::CredentialsRefused | ErrorKind::AccessDenied | ErrorKind::Rejected => false,
         }
+    }
+
+    /// Whether the call may succeed with fresh credentials. [`crate::credentials::Refresh`] asks this once a request.
+    ///
+    /// A plain denial is among these: a session that was revoked (IAM's `AWSRevokeOlderSessions`) is denied everything,
+    /// and a key whose user was changed may be. Calls that are always made with the execution role are not: nothing of
+    /// theirs is cached here.
+    #[must_use]
+    pub fn fresh_credentials_may_help(&self) -> bool {
+        let is_cached = ["ec2:", "securityhub:", "sts:"]
+            .iter()
+            .any(|service| self.action.starts_with(service));
+        is_cached
+            && match self.kind {
+                ErrorKind::ExpiredCredentials | ErrorKind::CredentialsRefused | ErrorKind::AccessDenied => true,
+                ErrorKind::Throttled | ErrorKind::Unreachable | ErrorKind::OutOfTime | ErrorKind::Rejected => false,
+            }
     }
 
     /// Whether AWS answered with this code.
@@ -171,23 +193,28 @@ fn kind_of(code: Option<&str>, status: Option<u16>) -> ErrorKind {
         }
         (
             Some(
+                "AuthFailure"
+                | "InvalidClientTokenId"
+                | "InvalidAccessKeyId"
+                | "UnrecognizedClientException"
+                | "MissingAuthenticationToken"
+                | "MissingAuthenticationTokenException"
+                | "IncompleteSignature"
+                | "SignatureDoesNotMatch"
+                | "InvalidSignatureException",
+            ),
+            _,
+        ) => ErrorKind::CredentialsRefused,
+        (
+            Some(
                 "AccessDenied"
                 | "AccessDeniedException"
                 | "UnauthorizedOperation"
                 | "UnauthorizedAccess"
                 | "NotAuthorized"
-                | "AuthFailure"
                 | "OptInRequired"
                 | "Blocked"
                 | "PendingVerification"
-                | "UnrecognizedClientException"
-                | "InvalidClientTokenId"
-                | "InvalidAccessKeyId"
-                | "MissingAuthenticationToken"
-                | "MissingAuthenticationTokenException"
-                | "IncompleteSignature"
-                | "SignatureDoesNotMatch"
-                | "InvalidSignatureException"
                 | "KMS.AccessDeniedException"
                 | "KmsAccessDenied",
             ),
@@ -242,7 +269,7 @@ mod tests {
 
     #[test]
     fn codes_and_statuses_have_their_kind() {
-        use ErrorKind::{AccessDenied, ExpiredCredentials, Rejected, Throttled, Unreachable};
+        use ErrorKind::{AccessDenied, CredentialsRefused, ExpiredCredentials, Rejected, Throttled, Unreachable};
         for (code, status, kind) in [
             (Some("ThrottlingException"), Some(400), Throttled),
             (Some("RequestLimitExceeded"), Some(503), Throttled),
@@ -251,7 +278,10 @@ mod tests {
             (Some("ExpiredTokenException"), Some(403), ExpiredCredentials),
             (Some("UnauthorizedOperation"), Some(403), AccessDenied),
             (Some("AccessDeniedException"), Some(400), AccessDenied),
-            (Some("UnrecognizedClientException"), Some(403), AccessDenied),
+            (Some("UnrecognizedClientException"), Some(403), CredentialsRefused),
+            (Some("InvalidClientTokenId"), Some(403), CredentialsRefused),
+            (Some("AuthFailure"), Some(401), CredentialsRefused),
+            (Some("SignatureDoesNotMatch"), Some(403), CredentialsRefused),
             (Some("InternalException"), Some(500), Unreachable),
             (Some("SomethingNew"), Some(500), Unreachable),
             (None, Some(503), Unreachable),
@@ -277,8 +307,34 @@ mod tests {
         assert!(retryable(ErrorKind::Unreachable));
         assert!(retryable(ErrorKind::ExpiredCredentials));
         assert!(retryable(ErrorKind::OutOfTime));
+        assert!(!retryable(ErrorKind::CredentialsRefused));
         assert!(!retryable(ErrorKind::AccessDenied));
         assert!(!retryable(ErrorKind::Rejected));
+    }
+
+    #[test]
+    fn fresh_credentials_may_help_where_cached_ones_were_refused() {
+        let may_help = |action, kind| AwsError::new(action, kind, String::new()).fresh_credentials_may_help();
+        for kind in [
+            ErrorKind::ExpiredCredentials,
+            ErrorKind::CredentialsRefused,
+            ErrorKind::AccessDenied,
+        ] {
+            for action in ["ec2:DescribeSubnets", "securityhub:GetFindings", "sts:AssumeRole"] {
+                assert!(may_help(action, kind), "{action} {kind:?}");
+            }
+            for action in ["sqs:SendMessage", "secretsmanager:GetSecretValue"] {
+                assert!(!may_help(action, kind), "{action} {kind:?}");
+            }
+        }
+        for kind in [
+            ErrorKind::Throttled,
+            ErrorKind::Unreachable,
+            ErrorKind::OutOfTime,
+            ErrorKind::Rejected,
+        ] {
+            assert!(!may_help("ec2:DescribeSubnets", kind), "{kind:?}");
+        }
     }
 
     #[test]

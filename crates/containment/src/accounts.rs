@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_config::SdkConfig;
 use aws_credential_types::Credentials;
+use aws_support::credentials::StaticKey;
 use aws_support::{AwsError, Deadline, ErrorKind, call};
 use aws_text::{Region, RoleArn};
 use tokio::sync::Mutex;
@@ -30,8 +31,12 @@ pub trait Accounts {
         deadline: &Deadline,
     ) -> impl Future<Output = Result<Self::Network, AwsError>>;
 
-    /// Forgets the role's credentials, which EC2 said have run out.
-    fn forget(&self, role: &RoleArn) -> impl Future<Output = ()>;
+    /// Drops the cached credentials with which the account of `role` is reached, so that the next [`Accounts::network`]
+    /// gets fresh ones: the role's session, and the static access key, which signs `AssumeRole` and all calls without a
+    /// role. Networks of a role that were given out before keep the old session: get another.
+    ///
+    /// For errors for which [`aws_support::credentials::Refresh::may_help`].
+    fn forget(&self, role: Option<&RoleArn>) -> impl Future<Output = ()>;
 }
 
 /// The session's name, which CloudTrail records.
@@ -46,6 +51,7 @@ pub struct AwsAccounts {
     config: SdkConfig,
     sts: aws_sdk_sts::Client,
     external_id: Option<String>,
+    key: StaticKey,
     /// Clients of the function's own account
     own: std::sync::Mutex<HashMap<Region, Ec2>>,
     /// Each role has a lock of its own: one that STS is slow to answer for holds up no other
@@ -66,13 +72,14 @@ impl Session {
 }
 
 impl AwsAccounts {
-    /// Accounts reached with the configuration's credentials.
+    /// Accounts reached with the configuration's credentials; `key` is the static one among them, if there is one.
     #[must_use]
-    pub fn new(config: SdkConfig, sts: aws_sdk_sts::Client, external_id: Option<String>) -> Self {
+    pub fn new(config: SdkConfig, sts: aws_sdk_sts::Client, external_id: Option<String>, key: StaticKey) -> Self {
         Self {
             config,
             sts,
             external_id,
+            key,
             own: std::sync::Mutex::default(),
             sessions: std::sync::Mutex::default(),
         }
@@ -143,18 +150,29 @@ impl Accounts for AwsAccounts {
         Ok(client.clone())
     }
 
-    async fn forget(&self, role: &RoleArn) {
-        *self.session(role).lock().await = None;
+    async fn forget(&self, role: Option<&RoleArn>) {
+        if let Some(role) = role {
+            *self.session(role).lock().await = None;
+        }
+        self.key.forget().await;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use aws_config::BehaviorVersion;
+    use aws_credential_types::provider::SharedCredentialsProvider;
     use aws_sdk_sts::operation::assume_role::{AssumeRoleError, AssumeRoleOutput};
+    use aws_smithy_async::rt::sleep::TokioSleep;
+    use aws_smithy_http_client::test_util::infallible_client_fn;
     use aws_smithy_mocks::{MockResponseInterceptor, Rule, create_mock_http_client, mock};
     use aws_smithy_types::DateTime;
+    use aws_smithy_types::body::SdkBody;
     use aws_smithy_types::error::ErrorMetadata;
+
+    use aws_support::credentials::with_static_credentials;
 
     use super::*;
 
@@ -174,6 +192,7 @@ mod tests {
             shared,
             aws_sdk_sts::Client::from_conf(config),
             Some("external".to_owned()),
+            StaticKey::default(),
         )
     }
 
@@ -234,9 +253,68 @@ mod tests {
         let rule = assumed(Duration::from_hours(1));
         let long = accounts(&rule);
         ask(&long, Some(&role("a")), "us-east-1").await.unwrap();
-        long.forget(&role("a")).await;
+        long.forget(Some(&role("a"))).await;
         ask(&long, Some(&role("a")), "us-east-1").await.unwrap();
         assert_eq!(rule.num_calls(), 2);
+    }
+
+    /// AWS, where every read of the secret gives another key, `AKIA1` first. Notes which key signs each `AssumeRole`.
+    fn accounts_with_a_static_key(assumed_with: &Arc<std::sync::Mutex<Vec<String>>>) -> AwsAccounts {
+        let assumed_with = Arc::clone(assumed_with);
+        let reads = AtomicUsize::new(0);
+        let http = infallible_client_fn(move |request: http::Request<SdkBody>| {
+            if request.headers().contains_key("x-amz-target") {
+                let number = reads.fetch_add(1, Ordering::SeqCst) + 1;
+                let key = format!(r#"{{"AccessKeyId":"AKIA{number}","SecretAccessKey":"x"}}"#);
+                let body = serde_json::json!({ "SecretString": key }).to_string();
+                return http::Response::new(SdkBody::from(body));
+            }
+            let authorization = request.headers()["authorization"].to_str().unwrap();
+            let (_, key) = authorization.split_once("Credential=").unwrap();
+            let (key, _) = key.split_once('/').unwrap();
+            assumed_with.lock().unwrap().push(key.to_owned());
+            http::Response::new(SdkBody::from(
+                "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>ASIA</AccessKeyId>\
+                 <SecretAccessKey>x</SecretAccessKey><SessionToken>t</SessionToken>\
+                 <Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>",
+            ))
+        });
+        let shared = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(aws_config::Region::new("us-east-1"))
+            .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
+                "role", "x", None, None, "test",
+            )))
+            .sleep_impl(TokioSleep::new())
+            .http_client(http)
+            .build();
+        let secret = "arn:aws:secretsmanager:us-east-1:111122223333:secret:key-AbCdEf";
+        let (networks, key) = with_static_credentials(&shared, Some(secret));
+        let sts = aws_sdk_sts::Client::new(&networks);
+        AwsAccounts::new(networks, sts, None, key)
+    }
+
+    #[tokio::test]
+    async fn a_forgotten_role_is_assumed_with_the_key_that_the_secret_holds_now() {
+        let assumed_with = Arc::default();
+        let accounts = accounts_with_a_static_key(&assumed_with);
+        ask(&accounts, Some(&role("a")), "us-east-1").await.unwrap();
+        ask(&accounts, Some(&role("b")), "us-east-1").await.unwrap();
+        accounts.forget(Some(&role("a"))).await;
+        ask(&accounts, Some(&role("a")), "us-east-1").await.unwrap();
+        ask(&accounts, Some(&role("b")), "us-east-1").await.unwrap();
+        assert_eq!(*assumed_with.lock().unwrap(), ["AKIA1", "AKIA1", "AKIA2"]);
+    }
+
+    #[tokio::test]
+    async fn without_a_role_the_key_alone_is_forgotten() {
+        let assumed_with = Arc::default();
+        let accounts = accounts_with_a_static_key(&assumed_with);
+        ask(&accounts, Some(&role("a")), "us-east-1").await.unwrap();
+        accounts.forget(None).await;
+        ask(&accounts, Some(&role("a")), "us-east-1").await.unwrap();
+        ask(&accounts, Some(&role("b")), "us-east-1").await.unwrap();
+        assert_eq!(*assumed_with.lock().unwrap(), ["AKIA1", "AKIA2"]);
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use aws_support::{AwsError, Clock, Deadline, ErrorKind};
+use aws_support::{AwsError, Clock, Deadline};
 use aws_text::{Region, RoleArn};
 use containment_plan::audit::{Attached, Closed, Revoked, attached};
 use containment_plan::{ErrorDetail, Outcome, Policy};
@@ -124,7 +124,7 @@ impl<A: Accounts, C: Clock> Audit<'_, A, C> {
             .close_doors(role, region, &mut report, &mut outcomes, deadline)
             .await
         {
-            if let (ErrorKind::ExpiredCredentials, Some(role)) = (error.kind, role) {
+            if error.fresh_credentials_may_help() {
                 self.accounts.forget(role).await;
             }
             report.error = Some(failure::of_audit(&error, role));

@@ -1,6 +1,6 @@
 //! One request, from the first check to its answer.
 
-use aws_support::{AwsError, Clock, Deadline, ErrorKind};
+use aws_support::{AwsError, Clock, Deadline};
 use aws_text::Region;
 use containment_plan::outcome::Done;
 use containment_plan::{Details, ErrorDetail, Outcome, Policy, Refusal, Request, plan};
@@ -57,8 +57,8 @@ impl<A: Accounts, S: Schedules, C: Clock> Executor<A, S, C> {
                 self.of_closed_door(request, refusal, is_enforced, details)
             }
             Err(Stop::Failed(error) | Stop::DoorOpen(error)) => {
-                if let (ErrorKind::ExpiredCredentials, Some(role)) = (error.kind, &request.role) {
-                    self.accounts.forget(role).await;
+                if error.fresh_credentials_may_help() {
+                    self.accounts.forget(request.role.as_ref()).await;
                 }
                 let error = failure::detail(&error, request);
                 let outcome = Outcome::of_failure(request, error.clone(), details, self.clock.stamp());

@@ -30,7 +30,7 @@ fn words(error: &AwsError, role: Option<&RoleArn>, group: Option<&SecurityGroupI
         ),
         ErrorKind::ExpiredCredentials => ("expired_credentials", nothing.to_owned()),
         ErrorKind::OutOfTime => ("out_of_time", nothing.to_owned()),
-        ErrorKind::AccessDenied => ("access_denied", access_remedy(error, role)),
+        ErrorKind::CredentialsRefused | ErrorKind::AccessDenied => ("access_denied", access_remedy(error, role)),
         ErrorKind::Rejected => rejected(error, group),
     };
     ErrorDetail {

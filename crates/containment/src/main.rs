@@ -42,14 +42,14 @@ async fn connect(config: Config) -> RealContainment {
     let sqs = aws_sdk_sqs::Client::new(&aws);
     let scheduler = aws_sdk_scheduler::Client::new(&aws);
     // Queues and schedules are the function's own; networks may be reached with a static key.
-    let networks = with_static_credentials(&aws, config.static_credentials_secret_arn.as_deref());
+    let (networks, key) = with_static_credentials(&aws, config.static_credentials_secret_arn.as_deref());
     let sts = aws_sdk_sts::Client::new(&networks);
     Containment {
         function_name: config.function_name,
         executor: Executor {
             region: config.region,
             policy: config.policy,
-            accounts: AwsAccounts::new(networks, sts, config.external_id),
+            accounts: AwsAccounts::new(networks, sts, config.external_id, key),
             schedules: EventBridgeSchedules::new(scheduler, config.schedules),
             clock: SystemClock,
         },

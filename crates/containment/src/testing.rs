@@ -498,8 +498,10 @@ impl<'w> Accounts for &'w World {
         Ok(self)
     }
 
-    async fn forget(&self, role: &RoleArn) {
-        self.forgotten.borrow_mut().push(role.to_string());
+    async fn forget(&self, role: Option<&RoleArn>) {
+        self.forgotten
+            .borrow_mut()
+            .push(role.map_or_else(|| "own".to_owned(), RoleArn::to_string));
     }
 }
 

@@ -41,7 +41,7 @@ async fn connect(config: &Config) -> Result<RealPoller, Diagnostic> {
     let aws = sdk::load().await;
     let dynamodb = aws_sdk_dynamodb::Client::new(&aws);
     // Queue and table are the function's own; Security Hub may be read with a static key.
-    let hubs = with_static_credentials(&aws, config.static_credentials_secret_arn.as_deref());
+    let (hubs, _key) = with_static_credentials(&aws, config.static_credentials_secret_arn.as_deref());
     Ok(Poller {
         source: SecurityHub::new(&hubs, &config.regions).ok_or("the SDK has no HTTP client")?,
         sink: SqsQueue::new(aws_sdk_sqs::Client::new(&aws), config.findings_queue_url.clone()),

@@ -158,7 +158,7 @@ impl RegionError {
             {
                 ErrorCode::NotSubscribed
             }
-            ErrorKind::AccessDenied => ErrorCode::AccessDenied,
+            ErrorKind::CredentialsRefused | ErrorKind::AccessDenied => ErrorCode::AccessDenied,
             ErrorKind::Throttled => ErrorCode::Throttled,
             ErrorKind::Unreachable | ErrorKind::ExpiredCredentials => ErrorCode::Unreachable,
             ErrorKind::Rejected => ErrorCode::InvalidRequest,

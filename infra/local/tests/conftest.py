@@ -135,9 +135,9 @@ def as_deployed(stack: local.Stack, function: str, more: dict[str, str]) -> dict
 
 
 def asff_samples() -> list[Path]:
-    """Findings from elsewhere, if a folder of them is named by ASFF_SAMPLES."""
-    folder = os.environ.get("ASFF_SAMPLES")
-    return sorted(Path(folder).glob("*.json")) if folder else []
+    """Findings from elsewhere, if folders of them are named by ASFF_SAMPLES, separated by colons."""
+    folders = os.environ.get("ASFF_SAMPLES", "").split(os.pathsep)
+    return sorted(path for folder in filter(None, folders) for path in Path(folder).glob("*.json"))
 
 
 def own_findings() -> list[Path]:
