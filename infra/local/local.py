@@ -169,6 +169,10 @@ class StandIn:
         """What was sent to queues since the last reset, and what schedules were told to send."""
         return json.loads(self._own("GET", "/standin/messages"))
 
+    def malformed(self) -> list[str]:
+        """What AWS would refuse in the requests since the last time or reset: it is forgotten when it is read."""
+        return json.loads(self._own("DELETE", "/standin/malformed"))
+
     def fail(self, *faults: dict[str, Any]) -> None:
         self._own("POST", "/standin/faults", json.dumps(faults))
 

@@ -9,6 +9,7 @@ What it adds stands in this package and nowhere else:
 - `scheduler`: errors of EventBridge Scheduler, and all of UpdateSchedule.
 - `sqs`: SendMessage without a count of the whole queue.
 - `sts`: AssumeRole asks the role's trust policy.
+- `model_check`: requests are held against AWS's service models.
 - `front`: faults and latency on demand, a record of the calls, settings of all modules, and SQS's refusal of characters
   outside XML 1.0.
 """

@@ -6,6 +6,7 @@ Its own routes, beside moto's `/moto-api/reset`:
   of all beginnings and ends; a call that is under way has not ended.
 - `GET /standin/messages`: what was sent to queues since the last reset, and what schedules were told to send, in order:
   `queue`, `body`, `attributes` and the `access_key` of the sender. Also of calls that a fault struck.
+- `DELETE /standin/malformed`: what AWS would refuse in the requests since the last time or reset, see `model_check`.
 - `POST /standin/faults`: a list of faults, see `Fault`.
 - `GET /standin/struck`: the call that a fault with `at` struck, or null. For a fault that hangs, waits for it.
 - `GET /standin/idle`: answers when no call is under way.
@@ -29,12 +30,13 @@ from typing import Any
 from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
+from moto.core.request import Request
 from moto.iam.models import get_account_id_from
 from moto.moto_api._internal import moto_api_backend
 from werkzeug.test import run_wsgi_app
-from werkzeug.wrappers import Request, Response
+from werkzeug.wrappers import Response
 
-from . import ec2, iam, security_hub, sts
+from . import ec2, iam, model_check, security_hub, sts
 
 _REST_OPERATIONS = {
     ("securityhub", "POST", "/findings"): "GetFindings",
@@ -46,6 +48,13 @@ _REST_OPERATIONS = {
     ("scheduler", "DELETE", "/schedules/*"): "DeleteSchedule",
 }
 _SENDING = {"SendMessage", "SendMessageBatch", "CreateSchedule", "UpdateSchedule"}
+# What a service says to a request of a wrong form; the others say ValidationException.
+_MALFORMED = {
+    "ec2": "InvalidParameterValue",
+    "securityhub": "InvalidInputException",
+    "sqs": "InvalidParameterValue",
+    "sts": "ValidationError",
+}
 _QUERY_SERVICES = {"cloudformation", "ec2", "iam", "sts"}
 WsgiApp = Callable[..., Iterable[bytes]]
 
@@ -132,6 +141,7 @@ class Front:
         self._idle = threading.Condition()
         self._under_way = 0
         self._calls: list[dict[str, Any]] = []
+        self._malformed: list[str] = []
         self._sending: list[Call] = []
         self._moments = itertools.count()
         self._faults: list[Fault] = []
@@ -147,10 +157,12 @@ class Front:
             return self._moto(environ, start_response)
         call = Call(request)
         environ["wsgi.input"] = io.BytesIO(call.body)
+        problems = model_check.problems(call.service, request)
         with self._lock:
             record = {**call.as_dict(), "began": next(self._moments), "ended": None}
             self._calls.append(record)
-            if call.operation in _SENDING:
+            self._malformed += [f"{call.service}:{call.operation}: {problem}" for problem in problems]
+            if call.operation in _SENDING and not problems:
                 self._sending.append(call)
             fault = next((fault for fault in self._faults if fault.strikes(call)), None)
             if fault and fault.at == 0:
@@ -159,7 +171,8 @@ class Front:
             self._under_way += 1
         try:
             time.sleep(self.settings.latency_ms / 1000)
-            return list(self._answer(call, fault, environ)(environ, start_response))
+            refusal = problems and _error(call, _MALFORMED.get(call.service, "ValidationException"), 400, problems[0])
+            return list((refusal or self._answer(call, fault, environ))(environ, start_response))
         finally:
             with self._lock:
                 record["ended"] = next(self._moments)
@@ -242,6 +255,10 @@ class Front:
                 return Response(status=204 if is_idle else 500)
             case ("GET", "/standin/used-rights"):
                 return _json({"used": sorted(iam.used), "doubly_allowed": sorted(iam.doubly_allowed)})
+            case ("DELETE", "/standin/malformed"):
+                with self._lock:
+                    malformed, self._malformed = self._malformed, []
+                return _json(malformed)
             case ("POST", "/standin/faults"):
                 with self._lock:
                     self._faults = [Fault(**fault) for fault in json.loads(request.get_data())]
@@ -254,7 +271,7 @@ class Front:
                 return Response(f"no such setting: {', '.join(unknown)}", 400) if unknown else Response(status=204)
             case ("POST", "/standin/reset"):
                 with self._lock:
-                    self._calls, self._sending, self._faults, self._struck = [], [], [], None
+                    self._calls, self._malformed, self._sending, self._faults, self._struck = [], [], [], [], None
                     self._set({})
                     iam.used.clear()
                     iam.doubly_allowed.clear()

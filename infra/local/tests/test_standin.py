@@ -3,6 +3,8 @@
 import json
 import time
 import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -558,3 +560,198 @@ class TestFront:
         arguments = {"get_schedule": {"Name": "expiry"}, "get_secret_value": {"SecretId": "key"}}.get(method, {})
         call = getattr(aws.client(service), method)
         assert refusal(call, **arguments) == ("InternalServerException", 500)
+
+
+Q = "https://sqs.us-east-1.amazonaws.com/123456789012/q"
+SCHEDULER_PATH = "/schedules/expiry"
+BARE_SCHEDULE = {
+    "ClientToken": "t",
+    **{name: value for name, value in SCHEDULE.items() if name != "Name"},
+}
+GOOD_INGRESS = {
+    "GroupId": "sg-0123456789abcdef0",
+    "IpPermissions.1.IpProtocol": "tcp",
+    "IpPermissions.1.FromPort": "0",
+    "IpPermissions.1.ToPort": "65535",
+    "IpPermissions.1.IpRanges.1.CidrIp": "203.0.113.45/32",
+    "IpPermissions.1.IpRanges.2.CidrIp": "203.0.113.46/32",
+    "TagSpecification.1.ResourceType": "security-group-rule",
+    "TagSpecification.1.Tag.1.Key": "owner",
+    "TagSpecification.1.Tag.1.Value": "",
+    "DryRun": "true",
+}
+GOOD_ROLE = {"RoleArn": TARGET_ROLE, "RoleSessionName": "aisoc", "PolicyArns.member.1.arn": "arn:aws:iam::aws:policy/A"}
+EC2, STS = ("ec2", "2016-11-15"), ("sts", "2011-06-15")
+
+
+class TestModelCheck:
+    """Requests past what boto3 lets through."""
+
+    @staticmethod
+    def send(aws: local.StandIn, service: str, headers: dict[str, str], body: Any, method: str, path: str) -> str:
+        """The error's code, or nothing."""
+        scope = f"AWS4-HMAC-SHA256 Credential=standin/20261123/us-east-1/{service}/aws4_request, "
+        request = urllib.request.Request(
+            aws.url + path, method=method, headers={"Authorization": scope, **headers}, data=body
+        )
+        try:
+            urllib.request.urlopen(request).read()
+        except urllib.error.HTTPError as error:
+            answer = error.read().decode()
+            return (
+                json.loads(answer)["__type"].split("#")[-1] if answer.startswith("{") else answer.split("Code>")[1][:-2]
+            )
+        return ""
+
+    def form(self, aws: local.StandIn, service: tuple[str, str], operation: str, **fields: str) -> str:
+        body = urllib.parse.urlencode({"Action": operation, "Version": service[1], **fields}).encode()
+        return self.send(aws, service[0], {"Content-Type": "application/x-www-form-urlencoded"}, body, "POST", "/")
+
+    def json(self, aws: local.StandIn, target: str, body: Any) -> str:
+        service = {"DynamoDB_20120810": "dynamodb", "AmazonSQS": "sqs"}.get(target.partition(".")[0], "secretsmanager")
+        headers = {"Content-Type": "application/x-amz-json-1.0", "X-Amz-Target": target}
+        return self.send(aws, service, headers, json.dumps(body).encode(), "POST", "/")
+
+    def rest(self, aws: local.StandIn, service: str, method: str, path: str, body: Any = None) -> str:
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        return self.send(aws, service, headers, None if body is None else json.dumps(body).encode(), method, path)
+
+    def test_what_is_well_formed_passes(self, aws: local.StandIn) -> None:
+        # Refused, where it is, for what is there and what is not
+        assert self.form(aws, EC2, "AuthorizeSecurityGroupIngress", **GOOD_INGRESS) == "DryRunOperation"
+        assert self.form(aws, EC2, "DescribeVpcs", **{"Filter.1.Name": "vpc-id", "Filter.1.Value.1": "vpc-1"}) == ""
+        assert self.form(aws, EC2, "DescribeNetworkAcls", MaxResults="5") == ""
+        assert self.form(aws, STS, "AssumeRole", **GOOD_ROLE, DurationSeconds="900") == ""
+        item = {"pk": {"S": "a"}, "n": {"N": "1"}, "b": {"B": "AAE="}, "l": {"L": [{"BOOL": True}, {"NULL": True}]}}
+        put = {"TableName": "table", "Item": item, "ConditionExpression": None}
+        assert self.json(aws, "DynamoDB_20120810.PutItem", put) == "ResourceNotFoundException"
+        send = {
+            "QueueUrl": Q,
+            "MessageBody": "b",
+            "MessageAttributes": {"a": {"DataType": "String", "StringValue": "v"}},
+        }
+        assert self.json(aws, "AmazonSQS.SendMessage", send) == "QueueDoesNotExist"
+        assert self.json(aws, "secretsmanager.GetSecretValue", {"SecretId": "key"}) == "ResourceNotFoundException"
+        assert self.rest(aws, "scheduler", "POST", SCHEDULER_PATH, {**BARE_SCHEDULE, "StartDate": 1.9e9}) == ""
+        assert self.rest(aws, "scheduler", "GET", f"{SCHEDULER_PATH}?groupName=default") == ""
+        assert self.rest(aws, "scheduler", "GET", "/schedules?MaxResults=1&NamePrefix=e") == ""
+        assert self.rest(aws, "scheduler", "DELETE", f"{SCHEDULER_PATH}?clientToken=t") == ""
+        assert self.rest(aws, "securityhub", "POST", "/accounts", {}) == ""
+        assert self.rest(aws, "securityhub", "POST", "/findings", {"MaxResults": 100}) == ""
+        assert aws.malformed() == []
+
+    @pytest.mark.parametrize(
+        ("service", "operation", "fields", "problem"),
+        [
+            (EC2, "CreateNetworkAclEntry", {"Egress": "false"}, "the required member NetworkAclId is missing"),
+            (EC2, "DescribeVpcs", {"VpcIds.1": "vpc-1"}, "the request: there is no member 'VpcIds'"),
+            (EC2, "DescribeVpcs", {"Filter.1.Names": "x"}, "Filters[0]: there is no member 'Names'"),
+            (EC2, "DescribeVpcs", {"DryRun": "yes"}, "DryRun: 'yes' is no boolean"),
+            (EC2, "DescribeVpcs", {"VpcId": "vpc-1"}, "VpcIds: 'vpc-1' is no list"),
+            (EC2, "DescribeVpcs", {"VpcId.2": "vpc-1"}, "VpcIds: {'2': 'vpc-1'} is no list"),
+            (EC2, "DescribeVpcs", {"MaxResults": "1001"}, "MaxResults: is 1001, more than 1000"),
+            (EC2, "DescribeVpcs", {"MaxResults": "4"}, "MaxResults: is 4, less than 5"),
+            (EC2, "DescribeVpcs", {"Version": "2000-01-01"}, "Version: 2000-01-01 is not 2016-11-15"),
+            (EC2, "DescribeVpc", {}, "no operation of ec2: POST /"),
+            (
+                EC2,
+                "DescribeVpcs",
+                {f"Filter.1.Value.{i}": "x" for i in range(1, 202)},
+                "Filters[0]: has more than 200 values",
+            ),
+            (
+                EC2,
+                "AuthorizeSecurityGroupIngress",
+                {**GOOD_INGRESS, "IpPermissions.1.IpRanges.2.Cidr": "x"},
+                "IpPermissions[0].IpRanges[1]: there is no member 'Cidr'",
+            ),
+            (
+                EC2,
+                "AuthorizeSecurityGroupIngress",
+                {**GOOD_INGRESS, "TagSpecification.1.ResourceType": "rule"},
+                "TagSpecifications[0].ResourceType: 'rule' is not one of ",
+            ),
+            (STS, "AssumeRole", {"RoleArn": TARGET_ROLE}, "the required member RoleSessionName is missing"),
+            (STS, "AssumeRole", {**GOOD_ROLE, "RoleSessionName": "a b"}, "RoleSessionName: 'a b' does not match the"),
+            (STS, "AssumeRole", {**GOOD_ROLE, "RoleSessionName": "a" * 65}, "a length of 65, more than 64"),
+            (STS, "AssumeRole", {**GOOD_ROLE, "PolicyArns.1.arn": "x"}, "PolicyArns: {'member': {'1': {'arn': "),
+        ],
+    )
+    def test_a_malformed_form(
+        self, service: tuple[str, str], operation: str, fields: dict[str, str], problem: str, aws: local.StandIn
+    ) -> None:
+        code = {"ec2": "InvalidParameterValue", "sts": "ValidationError"}[service[0]]
+        assert self.form(aws, service, operation, **fields) == code
+        assert problem in " ".join(aws.malformed())
+        assert aws.malformed() == []
+
+    @pytest.mark.parametrize(
+        ("target", "body", "problem"),
+        [
+            ("DynamoDB_20120810.GetItem", {"TableName": "table"}, "the required member Key is missing"),
+            ("DynamoDB_20120810.GetItem", {"TableName": "table", "Key": {"pk": {}}}, "Key[pk]: has 0 members in place"),
+            ("DynamoDB_20120810.GetItem", {"TableName": "table", "Key": {"pk": {"S": 1}}}, "Key[pk].S: 1 is no string"),
+            ("DynamoDB_20120810.GetItem", {"TableName": "t", "Key": {"p": {"B": "?"}}}, "Key[p].B: '?' is no blob"),
+            (
+                "DynamoDB_20120810.GetItem",
+                {"TableName": "t", "Key": [], "Ke": 1},
+                "the request: there is no member 'Ke'",
+            ),
+            ("DynamoDB_20120810.Scan", {"TableName": "table", "Limit": True}, "Limit: True is no integer"),
+            ("DynamoDB_20120810.Scan", {"TableName": "table", "Limit": 0}, "Limit: is 0, less than 1"),
+            ("DynamoDB_20120810.BatchWriteItem", {"RequestItems": {"table": []}}, "[table]: has a length of 0, less"),
+            (
+                "DynamoDB_20120810.BatchWriteItem",
+                {"RequestItems": {"t": [{"DeleteRequest": {"Key": {"pk": {"S": str(i)}}}} for i in range(26)]}},
+                "RequestItems[t]: has a length of 26, more than 25",
+            ),
+            ("DynamoDB_20120810.GetItem", [], "the body: is no object"),
+            ("AmazonSQS.SendMessage", {"QueueUrl": Q, "MessageBody": None}, "required member MessageBody is missing"),
+            ("AmazonSQS.ReceiveMessage", {"QueueUrl": Q, "MaxNumberOfMessages": "1"}, "'1' is no integer"),
+            ("AmazonSQS.ReceiveMessage", {"QueueUrl": Q, "AttributeNames": ["Every"]}, "'Every' is not one of All,"),
+            ("secretsmanager.GetSecretValue", {"SecretId": ""}, "SecretId: has a length of 0, less than 1"),
+        ],
+    )
+    def test_a_malformed_json_body(self, target: str, body: Any, problem: str, aws: local.StandIn) -> None:
+        assert self.json(aws, target, body) in ("ValidationException", "InvalidParameterValue")
+        assert problem in " ".join(aws.malformed())
+
+    @pytest.mark.parametrize(
+        ("service", "method", "path", "body", "problem"),
+        [
+            ("scheduler", "GET", "/schedules/a%20b", None, "Name: 'a b' does not match the pattern"),
+            ("scheduler", "GET", f"/schedules/{'a' * 65}", None, "Name: has a length of 65, more than 64"),
+            ("scheduler", "GET", f"{SCHEDULER_PATH}?GroupName=g", None, "there is no member 'GroupName'"),
+            ("scheduler", "GET", "/schedules?MaxResults=101", None, "MaxResults: is 101, more than 100"),
+            ("scheduler", "GET", "/schedules?MaxResults=all", None, "MaxResults: 'all' is no integer"),
+            ("scheduler", "POST", SCHEDULER_PATH, {}, "the required member FlexibleTimeWindow is missing"),
+            ("scheduler", "POST", SCHEDULER_PATH, {**BARE_SCHEDULE, "State": "ON"}, "State: 'ON' is not one of"),
+            ("scheduler", "POST", SCHEDULER_PATH, {**BARE_SCHEDULE, "StartDate": "now"}, "'now' is no timestamp"),
+            ("securityhub", "POST", "/findings", {"MaxResults": 101}, "MaxResults: is 101, more than 100"),
+            ("securityhub", "POST", "/finding", {}, "no operation of securityhub: POST /finding"),
+            (
+                "securityhub",
+                "POST",
+                "/findings",
+                {"Filters": {"WorkflowStatus": [{"Value": " ", "Comparison": "IS"}]}},
+                "Comparison: 'IS' is not one of EQUALS, ",
+            ),
+        ],
+    )
+    def test_a_malformed_rest_request(
+        self, service: str, method: str, path: str, body: Any, problem: str, aws: local.StandIn
+    ) -> None:
+        assert self.rest(aws, service, method, path, body) in ("ValidationException", "InvalidInputException")
+        assert problem in " ".join(aws.malformed())
+
+    def test_a_test_that_leaves_a_malformed_request_fails(self, aws: local.StandIn) -> None:
+        self.form(aws, EC2, "DescribeVpcs", MaxResults="4")
+        with pytest.raises(AssertionError, match="ec2:DescribeVpcs: MaxResults: is 4, less than 5"):
+            aws.reset()
+        assert aws.malformed() == []
+
+    def test_what_is_malformed_is_not_carried_out(self, aws: local.StandIn) -> None:
+        queue = aws.client("sqs").create_queue(QueueName="some")["QueueUrl"]
+        self.json(aws, "AmazonSQS.SendMessage", {"QueueUrl": queue, "MessageBody": "b", "DelaySecond": 1})
+        assert aws.malformed() == ["sqs:SendMessage: the request: there is no member 'DelaySecond'"]
+        assert (aws.messages(), local.drain(aws.client("sqs"), queue)) == ([], [])
