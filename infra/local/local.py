@@ -174,7 +174,17 @@ class StandIn:
         return json.loads(self._own("DELETE", "/standin/malformed"))
 
     def fail(self, *faults: dict[str, Any]) -> None:
+        """Faults in the place of those before: fields of `Fault` in `standin.front`. Such as `{"operation":
+        "RevokeSecurityGroupIngress", "skip": 1, "times": 2, "code": "Unavailable", "status": 503}`."""
         self._own("POST", "/standin/faults", json.dumps(faults))
+
+    def lag(self, service: str = "ec2", reads: int | None = None) -> None:
+        """From now on reads of EC2 or DynamoDB answer with what is there now, whatever is written: until `catch_up`, or
+        for so many reads. Of EC2 every Describe is a read, of DynamoDB every read that is not consistent."""
+        self._own("POST", "/standin/lag", json.dumps({"service": service, "reads": reads}))
+
+    def catch_up(self) -> None:
+        self._own("DELETE", "/standin/lag")
 
     def struck(self) -> dict[str, Any] | None:
         """The call that a fault with `at` struck; of a fault that hangs, as soon as there is one."""
