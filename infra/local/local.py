@@ -215,8 +215,13 @@ class StandIn:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        _end(self._process)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            malformed = self.malformed() if kind is None else []
+        finally:
+            _end(self._process)
+        if malformed:
+            raise RuntimeError(f"AWS would refuse: {malformed}")
 
 
 class Stack:

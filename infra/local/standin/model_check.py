@@ -3,8 +3,11 @@ found here, before moto, which takes nearly everything.
 
 Checked are the operation, required and unknown members, types, lengths, patterns, enumerations and ranges. AWS itself
 ignores unknown members of a JSON request; they are an error here, because what they were to say is lost. The services
-are those that the connector calls. Two rules are not in the models: an attribute value of DynamoDB has exactly one
-type, and EC2 takes 50 filters with 200 values each (Filter your resources, EC2 user guide).
+are those that the connector calls. Some rules the models have in words only, or not at all:
+
+- An attribute value of DynamoDB has exactly one type, and its expressions use what is defined for them, all and only.
+- EC2 takes 50 filters with 200 values each (Filter your resources, EC2 user guide), and some of its Describes take no
+  MaxResults beside ids.
 """
 
 import base64
@@ -227,6 +230,11 @@ def _beyond(shape: Any, value: Any) -> Iterator[str]:
             yield f"{_shown(value)} does not match the pattern {rules['pattern']}"
         if rules.get("enum") and value not in rules["enum"]:
             yield f"{_shown(value)} is not one of {', '.join(rules['enum'])}"
+    if "ExpressionAttributeNames" in getattr(shape, "members", {}):
+        yield from _in_expressions(value)
+    limit = getattr(shape, "members", {}).get("MaxResults")
+    if limit and "MaxResults" in value and "cannot specify this parameter and the" in limit.documentation:
+        yield from (f"has both MaxResults and {name}" for name in value if name.endswith("Ids"))
     if shape.name == "Filter" and len(value.get("Values", [])) > _MAX_FILTER_VALUES:
         yield f"has more than {_MAX_FILTER_VALUES} values"
     low, high = rules.get("min"), _MAX_FILTERS if shape.name == "FilterList" else rules.get("max")
@@ -237,6 +245,21 @@ def _beyond(shape: Any, value: Any) -> Iterator[str]:
         yield f"{what} {size}, less than {low}"
     if high is not None and size > high:
         yield f"{what} {size}, more than {high}"
+
+
+def _in_expressions(value: dict[str, Any]) -> Iterator[str]:
+    """Names and values that an operation of DynamoDB defines and does not use, or uses and does not define."""
+    expressions = [each for name, each in value.items() if name.endswith("Expression") and isinstance(each, str)]
+    used = set(regex.findall(r"[#:][A-Za-z0-9_]+", " ".join(expressions)))
+    defined = set()
+    for name in ("ExpressionAttributeNames", "ExpressionAttributeValues"):
+        match value.get(name):
+            case dict(definitions) if definitions:
+                defined |= set(definitions)
+            case dict():
+                yield f"{name} is empty"
+    yield from (f"{each} is used and not defined" for each in sorted(used - defined))
+    yield from (f"{each} is defined and not used" for each in sorted(defined - used))
 
 
 def _shown(value: Any) -> str:

@@ -1096,6 +1096,12 @@ class TestModelCheck:
             (EC2, "DescribeVpcs", {"VpcId.2": "vpc-1"}, "VpcIds: {'2': 'vpc-1'} is no list"),
             (EC2, "DescribeVpcs", {"MaxResults": "1001"}, "MaxResults: is 1001, more than 1000"),
             (EC2, "DescribeVpcs", {"MaxResults": "4"}, "MaxResults: is 4, less than 5"),
+            (
+                EC2,
+                "DescribeNetworkInterfaces",
+                {"MaxResults": "5", "NetworkInterfaceId.1": "eni-1"},
+                "the request: has both MaxResults and NetworkInterfaceIds",
+            ),
             (EC2, "DescribeVpcs", {"Version": "2000-01-01"}, "Version: 2000-01-01 is not 2016-11-15"),
             (EC2, "DescribeVpc", {}, "no operation of ec2: POST /"),
             (
@@ -1149,6 +1155,36 @@ class TestModelCheck:
                 "DynamoDB_20120810.BatchWriteItem",
                 {"RequestItems": {"t": [{"DeleteRequest": {"Key": {"pk": {"S": str(i)}}}} for i in range(26)]}},
                 "RequestItems[t]: has a length of 26, more than 25",
+            ),
+            (
+                "DynamoDB_20120810.Query",
+                {
+                    "TableName": "table",
+                    "KeyConditionExpression": "#a = :a",
+                    "ExpressionAttributeValues": {":a": {"S": ""}},
+                },
+                "the request: #a is used and not defined",
+            ),
+            (
+                "DynamoDB_20120810.TransactWriteItems",
+                {
+                    "TransactItems": [
+                        {
+                            "Delete": {
+                                "TableName": "table",
+                                "Key": {"pk": {"S": "a"}},
+                                "ConditionExpression": "a = :a",
+                                "ExpressionAttributeValues": {":a": {"S": "a"}, ":b": {"S": "b"}},
+                            }
+                        }
+                    ]
+                },
+                "TransactItems[0].Delete: :b is defined and not used",
+            ),
+            (
+                "DynamoDB_20120810.Scan",
+                {"TableName": "table", "ExpressionAttributeNames": {}},
+                "the request: ExpressionAttributeNames is empty",
             ),
             ("DynamoDB_20120810.GetItem", [], "the body: is no object"),
             ("AmazonSQS.SendMessage", {"QueueUrl": Q, "MessageBody": None}, "required member MessageBody is missing"),
