@@ -6,8 +6,8 @@ ignores unknown members of a JSON request; they are an error here, because what 
 are those that the connector calls. Some rules the models have in words only, or not at all:
 
 - An attribute value of DynamoDB has exactly one type, and its expressions use what is defined for them, all and only.
-- EC2 takes 50 filters with 200 values each (Filter your resources, EC2 user guide), and some of its Describes take no
-  MaxResults beside ids.
+- EC2 takes 50 filters with 200 values each (Filter your resources, EC2 user guide), some of its Describes take no
+  MaxResults beside ids, and descriptions of rules and tags have their characters and lengths.
 """
 
 import base64
@@ -41,6 +41,13 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "string": str,
     "structure": dict,
     "timestamp": datetime,
+}
+_DESCRIPTION = r"[a-zA-Z0-9. _\-:/()#,@\[\]+=&;{}!$*]{0,255}"
+# Patterns of members, by the shape they are in.
+_IN_WORDS = {
+    "IpRange": {"Description": _DESCRIPTION},
+    "Ipv6Range": {"Description": _DESCRIPTION},
+    "Tag": {"Key": "(?!aws:).{1,128}", "Value": ".{0,256}"},
 }
 _MAX_FILTERS, _MAX_FILTER_VALUES = 50, 200
 
@@ -230,6 +237,9 @@ def _beyond(shape: Any, value: Any) -> Iterator[str]:
             yield f"{_shown(value)} does not match the pattern {rules['pattern']}"
         if rules.get("enum") and value not in rules["enum"]:
             yield f"{_shown(value)} is not one of {', '.join(rules['enum'])}"
+    for name, pattern in _IN_WORDS.get(shape.name, {}).items():
+        if isinstance(value.get(name), str) and not _pattern(pattern).fullmatch(value[name]):
+            yield f"{name} {_shown(value[name])} does not match {pattern}"
     if "ExpressionAttributeNames" in getattr(shape, "members", {}):
         yield from _in_expressions(value)
     limit = getattr(shape, "members", {}).get("MaxResults")
