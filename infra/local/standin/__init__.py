@@ -9,6 +9,7 @@ What it adds stands in this package and nowhere else:
 - `cloudformation`: the transform of SAM, checks of parameters, resources that moto does not make.
 - `iam`: policies of roles, users and queues are kept to.
 - `lag`: reads that lag behind the writes, on demand.
+- `reset`: without what moto's own leaves behind.
 - `scheduler`: errors of EventBridge Scheduler, and all of UpdateSchedule.
 - `sqs`: SendMessage without a count of the whole queue.
 - `sts`: AssumeRole asks the role's trust policy.

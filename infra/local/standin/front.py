@@ -34,11 +34,10 @@ from xml.sax.saxutils import escape
 
 from moto.core.request import Request
 from moto.iam.models import get_account_id_from
-from moto.moto_api._internal import moto_api_backend
 from werkzeug.test import run_wsgi_app
 from werkzeug.wrappers import Response
 
-from . import ec2, iam, lag, model_check, security_hub, sts
+from . import ec2, iam, lag, model_check, reset, security_hub, sts
 
 _REST_OPERATIONS = {
     ("securityhub", "POST", "/findings"): "GetFindings",
@@ -296,7 +295,7 @@ class Front:
                     lag.current.clear()
                     iam.used.clear()
                     iam.doubly_allowed.clear()
-                    moto_api_backend.reset()
+                    reset.reset()
                 return Response(status=204)
             case _:
                 return Response(status=404)
