@@ -169,8 +169,22 @@ class StandIn:
         """What was sent to queues since the last reset, and what schedules were told to send."""
         return json.loads(self._own("GET", "/standin/messages"))
 
+    def malformed(self) -> list[str]:
+        """What AWS would refuse in the requests since the last time or reset: it is forgotten when it is read."""
+        return json.loads(self._own("DELETE", "/standin/malformed"))
+
     def fail(self, *faults: dict[str, Any]) -> None:
+        """Faults in the place of those before: fields of `Fault` in `standin.front`. Such as `{"operation":
+        "RevokeSecurityGroupIngress", "skip": 1, "times": 2, "code": "Unavailable", "status": 503}`."""
         self._own("POST", "/standin/faults", json.dumps(faults))
+
+    def lag(self, service: str = "ec2", reads: int | None = None) -> None:
+        """From now on reads of EC2 or DynamoDB answer with what is there now, whatever is written: until `catch_up`, or
+        for so many reads. Of EC2 every Describe is a read, of DynamoDB every read that is not consistent."""
+        self._own("POST", "/standin/lag", json.dumps({"service": service, "reads": reads}))
+
+    def catch_up(self) -> None:
+        self._own("DELETE", "/standin/lag")
 
     def struck(self) -> dict[str, Any] | None:
         """The call that a fault with `at` struck; of a fault that hangs, as soon as there is one."""
@@ -201,8 +215,13 @@ class StandIn:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        _end(self._process)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            malformed = self.malformed() if kind is None else []
+        finally:
+            _end(self._process)
+        if malformed:
+            raise RuntimeError(f"AWS would refuse: {malformed}")
 
 
 class Stack:

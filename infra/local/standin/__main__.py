@@ -11,7 +11,7 @@ import threading
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
-from . import cloudformation, ec2, scheduler, security_hub, sqs, sts
+from . import cloudformation, dynamodb, ec2, lag, reset, scheduler, security_hub, sqs, sts
 from .front import Front
 
 
@@ -25,7 +25,7 @@ def main(hosts: list[str]) -> None:
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # the transform of SAM asks for one
     for talkative in ("werkzeug", "samtranslator"):
         logging.getLogger(talkative).setLevel(logging.ERROR)
-    for module in (cloudformation, ec2, scheduler, security_hub, sqs, sts):
+    for module in (cloudformation, dynamodb, ec2, lag, reset, scheduler, security_hub, sqs, sts):
         module.install()
     app = Front(DomainDispatcherApplication(create_backend_app))
     servers = [make_server(host, 0, app, threaded=True, request_handler=Handler) for host in hosts]

@@ -1,10 +1,13 @@
-"""EC2's network ACLs and security groups as AWS has them, over moto's.
+"""EC2's network ACLs, security groups and network interfaces as AWS has them, over moto's.
 
 moto carries out a dry run of a change to a network ACL, knows no quota of entries, and fails where there is no such
 entry. The final refusals, shown as `*`, it puts into default ACLs only, and never those of IPv6. The quota of a
-security group it takes for both address families together, and it does not say what a revocation did.
+security group it takes for both address families together, and it does not say what a revocation did. It does not find
+network interfaces by their public and IPv6 addresses, shows one public address of an interface only, and does not take
+the values of a filter as alternatives where a resource has several values too.
 """
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +15,7 @@ from functools import wraps
 from typing import Any
 
 from moto.core.responses import ActionResult
+from moto.ec2 import utils
 from moto.ec2.exceptions import (
     EC2ClientError,
     InvalidNetworkAclIdError,
@@ -20,9 +24,12 @@ from moto.ec2.exceptions import (
     RulesPerSecurityGroupLimitExceededError,
 )
 from moto.ec2.models import EC2Backend, network_acls
+from moto.ec2.models.elastic_network_interfaces import NetworkInterface, NetworkInterfaceBackend
 from moto.ec2.models.network_acls import NetworkAcl, NetworkAclBackend
 from moto.ec2.models.security_groups import SecurityGroup, SecurityGroupBackend, SecurityGroupRule
 from moto.ec2.models.subnets import Subnet, SubnetBackend
+from moto.ec2.models.vpcs import VPC
+from moto.ec2.responses.elastic_ip_addresses import ElasticIPAddresses
 from moto.ec2.responses.network_acls import NetworkACLs
 from moto.ec2.responses.security_groups import SecurityGroups
 
@@ -43,6 +50,8 @@ class Settings:
     """The most entries of a network ACL, for each direction and address family, the final refusal included"""
     revoke_unknown: bool = False
     """To revoke a permission that is not there succeeds and names it, as in a default VPC: elsewhere it is an error"""
+    vpc_owner: str | None = None
+    """The account that owns the VPCs and network ACLs, as in one that shares its subnets: else it is the caller's"""
 
 
 settings = Settings()
@@ -209,7 +218,85 @@ def _install_security_groups() -> None:
     EC2Backend.do_resources_exist = do_resources_exist
 
 
+def _associate(self: NetworkInterface) -> None:
+    """Shows at each private address of an interface the public one that belongs to it."""
+    public = {}
+    for address in self.ec2_backend.addresses:
+        if address.eni is self:
+            association = {"PublicIp": address.public_ip, "IpOwnerId": self.ec2_backend.account_id}
+            association |= {"AllocationId": address.allocation_id, "AssociationId": address.association_id}
+            public[getattr(address, "private_ip", None) or self.private_ip_address] = association
+    for private in self.private_ip_addresses:
+        private.pop("Association", None)
+        if private["PrivateIpAddress"] in public:
+            private["Association"] = public[private["PrivateIpAddress"]]
+
+
+def _install_network_interfaces() -> None:
+    get_all = NetworkInterfaceBackend.get_all_network_interfaces
+    get_filter_value = NetworkInterface.get_filter_value
+    associate = ElasticIPAddresses.associate_address
+    matches = utils.is_filter_matching
+
+    def is_filter_matching(resource: Any, name: str, values: Any) -> bool:
+        have = resource.get_filter_value(name)
+        if isinstance(have, list | set | tuple) and isinstance(values, list):
+            patterns = [re.compile(utils.simple_aws_filter_to_re(value)) for value in values]
+            return any(pattern.match(str(each)) for pattern in patterns for each in have)
+        return matches(resource, name, values)
+
+    def get_all_network_interfaces(self: EC2Backend, eni_ids: Any = None, filters: Any = None) -> list[Any]:
+        for interface in self.enis.values():
+            _associate(interface)
+        return get_all(self, eni_ids, filters)
+
+    def value_of(self: NetworkInterface, name: str, method_name: str | None = None) -> Any:
+        match name:
+            case "addresses.association.public-ip" | "association.public-ip":
+                associations = [a["Association"] for a in self.private_ip_addresses if "Association" in a]
+                of_primary = [self.public_ip] if self.public_ip else []
+                others = [a["PublicIp"] for a in associations] if name.startswith("addresses") else []
+                return [*of_primary, *others]
+            case "addresses.private-ip-address":
+                return [address["PrivateIpAddress"] for address in self.private_ip_addresses]
+            case "ipv6-addresses.ipv6-address":
+                return self.ipv6_addresses
+            case "group-id":
+                return [group.id for group in self.group_set]
+        return get_filter_value(self, name, method_name)
+
+    def associate_address(self: ElasticIPAddresses) -> ActionResult:
+        """As moto, but with an address of the interface other than its first."""
+        private_ip, interface_id = self._get_param("PrivateIpAddress"), self._get_param("NetworkInterfaceId")
+        if not private_ip or not interface_id:
+            return associate(self)
+        interface = self.ec2_backend.get_network_interface(interface_id)
+        of_first = interface.public_ip
+        answer = associate(self)
+        (address,) = self.ec2_backend.address_by_association([answer.result["AssociationId"]])
+        address.private_ip = private_ip
+        if private_ip != interface.private_ip_address:
+            interface.public_ip = of_first
+        return answer
+
+    utils.is_filter_matching = is_filter_matching
+    NetworkInterfaceBackend.get_all_network_interfaces = get_all_network_interfaces
+    NetworkInterface.get_filter_value = value_of
+    ElasticIPAddresses.associate_address = associate_address
+
+
+def _install_owners() -> None:
+    owner = property(
+        lambda self: settings.vpc_owner or self.ec2_backend.account_id,
+        lambda self, value: None,  # moto's constructors set it
+    )
+    NetworkAcl.owner_id = owner
+    VPC.owner_id = owner
+
+
 def install() -> None:
     """Puts this module's answers in the place of moto's."""
     _install_network_acls()
+    _install_network_interfaces()
+    _install_owners()
     _install_security_groups()

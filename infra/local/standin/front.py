@@ -6,10 +6,13 @@ Its own routes, beside moto's `/moto-api/reset`:
   of all beginnings and ends; a call that is under way has not ended.
 - `GET /standin/messages`: what was sent to queues since the last reset, and what schedules were told to send, in order:
   `queue`, `body`, `attributes` and the `access_key` of the sender. Also of calls that a fault struck.
+- `DELETE /standin/malformed`: what AWS would refuse in the requests since the last time or reset, see `model_check`.
 - `POST /standin/faults`: a list of faults, see `Fault`.
 - `GET /standin/struck`: the call that a fault with `at` struck, or null. For a fault that hangs, waits for it.
 - `GET /standin/idle`: answers when no call is under way.
 - `GET /standin/used-rights`: the rights of roles and users that were used since the last reset, see `iam`.
+- `POST /standin/lag`: reads of a `service` lag behind its writes from now on, for so many `reads` if given, see `lag`.
+- `DELETE /standin/lag`: all services have caught up.
 - `POST /standin/settings`: an object of fields of `Settings`, here and in `ec2`, `security_hub` and `sts`. Those not
   named go back to their defaults.
 - `POST /standin/reset`: forgets calls, faults, settings and everything moto holds.
@@ -24,17 +27,17 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
+from moto.core.request import Request
 from moto.iam.models import get_account_id_from
-from moto.moto_api._internal import moto_api_backend
 from werkzeug.test import run_wsgi_app
-from werkzeug.wrappers import Request, Response
+from werkzeug.wrappers import Response
 
-from . import ec2, iam, security_hub, sts
+from . import ec2, iam, lag, model_check, reset, security_hub, sts
 
 _REST_OPERATIONS = {
     ("securityhub", "POST", "/findings"): "GetFindings",
@@ -46,6 +49,13 @@ _REST_OPERATIONS = {
     ("scheduler", "DELETE", "/schedules/*"): "DeleteSchedule",
 }
 _SENDING = {"SendMessage", "SendMessageBatch", "CreateSchedule", "UpdateSchedule"}
+# What a service says to a request of a wrong form; the others say ValidationException.
+_MALFORMED = {
+    "ec2": "InvalidParameterValue",
+    "securityhub": "InvalidInputException",
+    "sqs": "InvalidParameterValue",
+    "sts": "ValidationError",
+}
 _QUERY_SERVICES = {"cloudformation", "ec2", "iam", "sts"}
 WsgiApp = Callable[..., Iterable[bytes]]
 
@@ -86,11 +96,13 @@ class Call:
 class Fault:
     """What is to go wrong, and where.
 
-    It strikes calls by `service`, `operation`, `region` and `account`, as far as given, `times` times; or, with `at`,
-    the at-th call after it was set, whatever that is, and then others like it until it has struck `times` times.
+    It strikes calls by `service`, `operation`, `region` and `account`, as far as given, `times` times, after the first
+    `skip` of them; or, with `at`, the at-th call after it was set, whatever that is, and then others like it until it
+    has struck `times` times.
 
     `effect` is one of:
-    - `error`: the answer is the error `code` with HTTP `status`
+    - `error`: the answer is the error `code` with HTTP `status`, and in a JSON body the further `members`, such as the
+      `CancellationReasons` of a transaction
     - `drop`: the connection ends before the call is carried out
     - `lose`: the call is carried out, and the connection ends before the answer
     - `partial`: of a batch the first half is carried out; of anything else, all of it
@@ -104,9 +116,11 @@ class Fault:
     region: str | None = None
     account: str | None = None
     at: int | None = None
+    skip: int = 0
     times: int = 1
     code: str = ""
     status: int = 400
+    members: dict[str, Any] = field(default_factory=dict)
 
     def strikes(self, call: Call) -> bool:
         if self.at is not None:
@@ -118,6 +132,9 @@ class Fault:
         names = ("service", "operation", "region", "account")
         wanted = all(getattr(self, name) in (None, getattr(call, name)) for name in names)
         if not wanted or self.times == 0:
+            return False
+        if self.skip:
+            self.skip -= 1
             return False
         self.times -= 1
         return True
@@ -132,6 +149,7 @@ class Front:
         self._idle = threading.Condition()
         self._under_way = 0
         self._calls: list[dict[str, Any]] = []
+        self._malformed: list[str] = []
         self._sending: list[Call] = []
         self._moments = itertools.count()
         self._faults: list[Fault] = []
@@ -147,20 +165,26 @@ class Front:
             return self._moto(environ, start_response)
         call = Call(request)
         environ["wsgi.input"] = io.BytesIO(call.body)
+        problems = model_check.problems(call.service, request)
         with self._lock:
             record = {**call.as_dict(), "began": next(self._moments), "ended": None}
             self._calls.append(record)
-            if call.operation in _SENDING:
+            self._malformed += [f"{call.service}:{call.operation}: {problem}" for problem in problems]
+            if call.operation in _SENDING and not problems:
                 self._sending.append(call)
             fault = next((fault for fault in self._faults if fault.strikes(call)), None)
             if fault and fault.at == 0:
                 self._struck = {**call.as_dict(), "body": call.body.decode()}
         with self._idle:
             self._under_way += 1
+        behind = lag.current.get(call.service)
+        token = lag.is_behind.set(behind is not None and not problems and behind.takes(call))
         try:
             time.sleep(self.settings.latency_ms / 1000)
-            return list(self._answer(call, fault, environ)(environ, start_response))
+            refusal = problems and _error(call, _MALFORMED.get(call.service, "ValidationException"), 400, problems[0])
+            return list((refusal or self._answer(call, fault, environ))(environ, start_response))
         finally:
+            lag.is_behind.reset(token)
             with self._lock:
                 record["ended"] = next(self._moments)
             with self._idle:
@@ -179,7 +203,7 @@ class Front:
             case None:
                 return self._moto
             case "error":
-                return _error(call, fault.code, fault.status)
+                return _error(call, fault.code, fault.status, members=fault.members)
             case "partial":
                 return self._partial(call, environ)
             case "drop" | "lose" | "hang" | "hang-after" as effect:
@@ -242,11 +266,23 @@ class Front:
                 return Response(status=204 if is_idle else 500)
             case ("GET", "/standin/used-rights"):
                 return _json({"used": sorted(iam.used), "doubly_allowed": sorted(iam.doubly_allowed)})
+            case ("DELETE", "/standin/malformed"):
+                with self._lock:
+                    malformed, self._malformed = self._malformed, []
+                return _json(malformed)
             case ("POST", "/standin/faults"):
                 with self._lock:
                     self._faults = [Fault(**fault) for fault in json.loads(request.get_data())]
                     self._struck = None
                     self._hanging.clear()
+                return Response(status=204)
+            case ("POST", "/standin/lag"):
+                order = json.loads(request.get_data())
+                with self._lock:
+                    lag.current[order["service"]] = lag.Lag(**order)
+                return Response(status=204)
+            case ("DELETE", "/standin/lag"):
+                lag.current.clear()
                 return Response(status=204)
             case ("POST", "/standin/settings"):
                 with self._lock:
@@ -254,11 +290,12 @@ class Front:
                 return Response(f"no such setting: {', '.join(unknown)}", 400) if unknown else Response(status=204)
             case ("POST", "/standin/reset"):
                 with self._lock:
-                    self._calls, self._sending, self._faults, self._struck = [], [], [], None
+                    self._calls, self._malformed, self._sending, self._faults, self._struck = [], [], [], [], None
                     self._set({})
+                    lag.current.clear()
                     iam.used.clear()
                     iam.doubly_allowed.clear()
-                    moto_api_backend.reset()
+                    reset.reset()
                 return Response(status=204)
             case _:
                 return Response(status=404)
@@ -316,7 +353,9 @@ def _has_illegal_character(body: bytes) -> bool:
     return is_illegal(json.loads(body))
 
 
-def _error(call: Call, code: str, status: int, message: str | None = None) -> Response:
+def _error(
+    call: Call, code: str, status: int, message: str | None = None, members: dict[str, Any] | None = None
+) -> Response:
     message = message or f"the stand-in was told to answer {call.operation} with {code}"
     error = f"<Error><Type>Sender</Type><Code>{code}</Code><Message>{escape(message)}</Message></Error>"
     match call.service:
@@ -326,5 +365,5 @@ def _error(call: Call, code: str, status: int, message: str | None = None) -> Re
         case "cloudformation" | "iam" | "sts":
             body = f"<ErrorResponse>{error}<RequestId>r</RequestId></ErrorResponse>"
             return Response(body, status=status, mimetype="text/xml")
-    body = json.dumps({"__type": code, "message": message})
+    body = json.dumps({"__type": code, "message": message, **(members or {})})
     return Response(body, status=status, mimetype="application/json", headers={"x-amzn-errortype": code})

@@ -5,8 +5,8 @@ action, resource and condition ("Policy evaluation logic" in the IAM user guide;
 Service Authorization Reference). What this module does not know is denied. What was allowed is kept by statement, so
 that a test can tell which rights are never used.
 
-Left out, because nothing here has them: permissions boundaries, service control policies, session policies, NotAction
-and its like. Who calls with any other key, as the tests do, is above all this.
+Left out, because nothing here has them: boundaries of users, service control policies, session policies, NotAction and
+its like. Who calls with any other key, as the tests do, is above all this.
 """
 
 import json
@@ -40,6 +40,8 @@ class Principal:
     arn: str
     name: str
     policies: list[str]
+    boundary: str | None = None
+    """The policy beyond which the others allow nothing"""
 
 
 used: set[tuple[str, str, str]] = set()
@@ -135,8 +137,24 @@ def principal_of(account: str, access_key: str) -> Principal | None:
     if holder is None:
         return None
     inline = [text if isinstance(text, str) else json.dumps(text) for text in holder.policies.values()]
-    managed = [policy.default_version.document for policy in holder.managed_policies.values()]
-    return Principal(holder.arn, holder.name, inline + managed)
+    managed = [_document(policy) for policy in holder.managed_policies.values()]
+    return Principal(holder.arn, holder.name, inline + managed, _boundary(backend, holder))
+
+
+def _boundary(backend: Any, holder: Any) -> str | None:
+    arn = getattr(holder, "permissions_boundary_arn", None)
+    if not arn:
+        return None
+    policy = backend.managed_policies.get(arn)
+    if policy is None:  # AWS would not have taken it
+        return '{"Statement": []}'
+    return _document(policy)
+
+
+def _document(policy: Any) -> str:
+    """Of a managed policy."""
+    document = next(version.document for version in policy.versions if version.is_default)
+    return document if isinstance(document, str) else json.dumps(document)
 
 
 def denial(call: Any) -> str | None:
@@ -164,6 +182,10 @@ def _is_allowed(principal: Principal, need: Need, call: Any) -> bool:
     of_resource = [s for s in _queue_statements(need) if _is_meant(s, principal) and _decides(s, need, context)]
     if any(statement["Effect"] == "Deny" for statement in of_identity + of_resource):
         return False
+    if principal.boundary is not None:
+        within = [s for s in _statements(principal.boundary) if _decides(s, need, context)]
+        if not within or any(statement["Effect"] == "Deny" for statement in within):
+            return False
     used.update((principal.name, statement.get("Sid", ""), need.action) for statement in of_identity)
     if len(of_identity) > 1:
         # Of two that allow the same, one is needless: its loss would not be noticed.
@@ -215,8 +237,22 @@ def _of_cloudformation(call: Any) -> list[Need] | None:
 
 def _of_dynamodb(call: Any) -> list[Need]:
     body = json.loads(call.body)
-    tables = [body["TableName"]] if "TableName" in body else list(body["RequestItems"])
-    return [Need(f"dynamodb:{call.operation}", _arn(call, f"table/{table}")) for table in tables]
+
+    def need(action: str, resource: str, context: Context | None = None) -> Need:
+        return Need(f"dynamodb:{action}", _arn(call, f"table/{resource}"), context or {})
+
+    if "TransactItems" in body:
+        # There is no right to a transaction, but to what it does.
+        context = {"dynamodb:EnclosingOperation": [call.operation]}
+        return [
+            need(f"{kind}Item", operation["TableName"], context)
+            for item in body["TransactItems"]
+            for kind, operation in item.items()
+        ]
+    if "RequestItems" in body:
+        return [need(call.operation, table) for table in body["RequestItems"]]
+    index = f"/index/{body['IndexName']}" if "IndexName" in body else ""
+    return [need(call.operation, body["TableName"] + index)]
 
 
 _SQS_ACTIONS = {

@@ -31,11 +31,13 @@ PARAMETERS = {
 
 
 class StandIn(local.StandIn):
-    """The stand-in, whose messages are held against their schemas before they are forgotten."""
+    """The stand-in, whose messages are held against their schemas before they are forgotten, and which a test must have
+    left without a request that AWS would refuse for its form: one that wants such a request takes it by `malformed`."""
 
     def reset(self) -> None:
-        messages = self.messages()
+        messages, malformed = self.messages(), self.malformed()
         super().reset()
+        assert malformed == []
         contract.check_messages(messages)
 
 

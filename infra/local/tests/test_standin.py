@@ -3,6 +3,8 @@
 import json
 import time
 import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -235,6 +237,299 @@ class TestSecurityGroups:
         assert refusal(revoke, **by_id) == ("InvalidSecurityGroupRuleId.NotFound", 400)
         assert len(ingress(ec2, group)) == 1
 
+    def test_groups_and_rules_by_the_ids_of_several_groups(self, ec2: Any, group: str) -> None:
+        other = block_list(ec2, name="other")
+        for each in (group, other):
+            authorize(ec2, each, permission("203.0.113.45/32"))
+        filters = [{"Name": "group-id", "Values": [group, "sg-0123456789abcdef0", other]}]
+        groups = ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
+        assert {each["GroupId"] for each in groups} == {group, other}
+        rules = ec2.describe_security_group_rules(Filters=filters)["SecurityGroupRules"]
+        assert {rule["GroupId"] for rule in rules if not rule["IsEgress"]} == {group, other}
+
+    def test_rules_by_their_tags(self, ec2: Any, group: str) -> None:
+        tagged, _ = authorize(ec2, group, permission("203.0.113.45/32"), permission("203.0.113.46/32"))
+        ec2.create_tags(Resources=[tagged["SecurityGroupRuleId"]], Tags=[{"Key": "owner", "Value": "aisoc"}])
+        filters = [{"Name": "tag:owner", "Values": ["ai*"]}]
+        (found,) = ec2.describe_security_group_rules(Filters=filters)["SecurityGroupRules"]
+        assert found["SecurityGroupRuleId"] == tagged["SecurityGroupRuleId"]
+
+
+class TestNetworkInterfaces:
+    @pytest.fixture
+    def groups(self, ec2: Any) -> list[str]:
+        return [block_list(ec2, name=name) for name in ("first", "second", "third")]
+
+    @staticmethod
+    def create(ec2: Any, groups: list[str], **more: Any) -> str:
+        subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+        interface = ec2.create_network_interface(SubnetId=subnet, Groups=groups, **more)["NetworkInterface"]
+        return interface["NetworkInterfaceId"]
+
+    @staticmethod
+    def find(ec2: Any, name: str, *values: str) -> set[str]:
+        found = ec2.describe_network_interfaces(Filters=[{"Name": name, "Values": values}])["NetworkInterfaces"]
+        return {interface["NetworkInterfaceId"] for interface in found}
+
+    def test_by_any_of_their_groups(self, ec2: Any, groups: list[str]) -> None:
+        first, second, third = groups
+        one, two, three = (self.create(ec2, each) for each in ([first], [first, second], [third]))
+        assert self.find(ec2, "group-id", first) == {one, two}
+        assert self.find(ec2, "group-id", second, third) == {two, three}
+        assert self.find(ec2, "group-id", second, "sg-0123456789abcdef0") == {two}
+        assert self.find(ec2, "group-id", "sg-0123456789abcdef0") == set()
+
+    def test_by_public_addresses(self, ec2: Any, groups: list[str]) -> None:
+        one, two = self.create(ec2, groups), self.create(ec2, groups, SecondaryPrivateIpAddressCount=1)
+        allocate = lambda ip: ec2.allocate_address(Domain="vpc", Address=ip)["AllocationId"]  # noqa: E731
+        ec2.associate_address(AllocationId=allocate("198.51.100.7"), NetworkInterfaceId=one)
+        ec2.associate_address(AllocationId=allocate("198.51.100.71"), NetworkInterfaceId=two)
+        (shown,) = ec2.describe_network_interfaces(NetworkInterfaceIds=[two])["NetworkInterfaces"]
+        _, second = (address["PrivateIpAddress"] for address in shown["PrivateIpAddresses"])
+        of_second = ec2.associate_address(
+            AllocationId=allocate("198.51.100.9"), NetworkInterfaceId=two, PrivateIpAddress=second
+        )
+        by_address = "addresses.association.public-ip"
+        assert self.find(ec2, by_address, "198.51.100.7") == {one}
+        assert self.find(ec2, by_address, "198.51.100.9") == {two}
+        assert self.find(ec2, by_address, "198.51.100.7*") == {one, two}
+        assert self.find(ec2, by_address, "203.0.113.*", "198.51.100.7") == {one}
+        assert self.find(ec2, by_address, "198.51.100.?") == {one, two}
+        assert self.find(ec2, "association.public-ip", "198.51.100.9") == set()
+        # THEN each is shown at its private address, and goes when it is taken away
+        (shown,) = ec2.describe_network_interfaces(NetworkInterfaceIds=[two])["NetworkInterfaces"]
+        assert shown["Association"]["PublicIp"] == "198.51.100.71"
+        public = [address["Association"]["PublicIp"] for address in shown["PrivateIpAddresses"]]
+        assert public == ["198.51.100.71", "198.51.100.9"]
+        ec2.disassociate_address(AssociationId=of_second["AssociationId"])
+        assert self.find(ec2, by_address, "198.51.100.*9") == set()
+        assert self.find(ec2, by_address, "198.51.100.71") == {two}
+
+    def test_by_ipv6_addresses(self, ec2: Any, groups: list[str]) -> None:
+        one, two = (
+            self.create(ec2, groups, Ipv6Addresses=[{"Ipv6Address": address} for address in addresses])
+            for addresses in (["2001:db8::1", "2001:db8::2"], ["2001:db8:0:1::1"])
+        )
+        by_address = "ipv6-addresses.ipv6-address"
+        assert self.find(ec2, by_address, "2001:db8::2") == {one}
+        assert self.find(ec2, by_address, "2001:db8:0:1:*") == {two}
+        assert self.find(ec2, by_address, "2001:db8:*") == {one, two}
+        assert self.find(ec2, by_address, "2001:db8::3") == set()
+
+
+class TestOwners:
+    def test_vpcs_and_network_acls_have_an_owner(self, aws: local.StandIn, ec2: Any) -> None:
+        def owners() -> set[str]:
+            described = ec2.describe_vpcs()["Vpcs"] + ec2.describe_network_acls()["NetworkAcls"]
+            return {each["OwnerId"] for each in described}
+
+        assert owners() == {local.ACCOUNT}
+        aws.settings(vpc_owner=OTHER_ACCOUNT)
+        assert owners() == {OTHER_ACCOUNT}
+
+
+class TestLag:
+    def test_describes_show_what_was_there(self, aws: local.StandIn, ec2: Any, acl: str) -> None:
+        group = block_list(ec2)
+        (rule,) = authorize(ec2, group, permission("203.0.113.45/32"))
+        ids = [rule["SecurityGroupRuleId"]]
+        aws.lag()
+        deny(ec2, acl, 1)
+        authorize(ec2, group, permission("203.0.113.46/32"))
+        ec2.create_tags(Resources=ids, Tags=[{"Key": "owner", "Value": "aisoc"}])
+        made = block_list(ec2, name="made")
+
+        def shown() -> tuple[list[int], int, list[Any], int]:
+            by_id = [{"Name": "group-id", "Values": [made]}]
+            (described,) = ec2.describe_security_group_rules(SecurityGroupRuleIds=ids)["SecurityGroupRules"]
+            groups = ec2.describe_security_groups(Filters=by_id)["SecurityGroups"]
+            return numbers(ec2, acl), len(ingress(ec2, group)), described["Tags"], len(groups)
+
+        before = ([100, 32767], 1, [], 0)
+        after = ([1, 100, 32767], 2, [{"Key": "owner", "Value": "aisoc"}], 1)
+        assert (shown(), shown()) == (before, before)
+        # THEN writes know what is there
+        assert refusal(deny, ec2, acl, 1) == ("NetworkAclEntryAlreadyExists", 400)
+        twice = permission("203.0.113.46/32")
+        assert refusal(authorize, ec2, group, twice) == ("InvalidPermission.Duplicate", 400)
+        aws.catch_up()
+        assert shown() == after
+
+    def test_a_lag_of_so_many_reads(self, aws: local.StandIn, ec2: Any, acl: str) -> None:
+        aws.lag(reads=2)
+        deny(ec2, acl, 1)
+        assert [1 in numbers(ec2, acl) for _ in range(4)] == [False, False, True, True]
+
+    def test_what_is_gone_shows_still(self, aws: local.StandIn, ec2: Any, acl: str) -> None:
+        deny(ec2, acl, 1)
+        aws.lag()
+        ec2.delete_network_acl_entry(NetworkAclId=acl, RuleNumber=1, Egress=False)
+        assert 1 in numbers(ec2, acl)
+        place = {"NetworkAclId": acl, "RuleNumber": 1, "Egress": False}
+        assert refusal(ec2.delete_network_acl_entry, **place) == ("InvalidNetworkAclEntry.NotFound", 400)
+
+    def test_another_account_lags_too(self, aws: local.StandIn) -> None:
+        theirs = aws.client("ec2", credentials=aws.account(OTHER_ACCOUNT))
+        group = block_list(theirs)
+        aws.lag()
+        authorize(theirs, group, permission("203.0.113.45/32"))
+        assert ingress(theirs, group) == []
+
+    def test_a_reset_ends_it(self, aws: local.StandIn, ec2: Any) -> None:
+        aws.lag()
+        aws.reset()
+        (acl,) = ec2.describe_network_acls()["NetworkAcls"]
+        deny(ec2, acl["NetworkAclId"], 1)
+        assert 1 in numbers(ec2, acl["NetworkAclId"])
+
+    def test_of_dynamodb_only_consistent_reads_do_not_lag(self, aws: local.StandIn, table: str) -> None:
+        dynamodb = aws.client("dynamodb")
+        aws.lag("dynamodb")
+        dynamodb.put_item(TableName=table, Item=key("a"))
+        by_pk = {"KeyConditionExpression": "pk = :a", "ExpressionAttributeValues": {":a": {"S": "a"}}}
+        for consistent in (False, True):
+            read = {"TableName": table, "ConsistentRead": consistent}
+            batch = dynamodb.batch_get_item(RequestItems={table: {"Keys": [key("a")], "ConsistentRead": consistent}})
+            assert len(batch["Responses"][table]) == consistent
+            assert ("Item" in dynamodb.get_item(Key=key("a"), **read)) is consistent
+            assert dynamodb.query(**by_pk, **read)["Count"] == dynamodb.scan(**read)["Count"] == consistent
+
+
+def key(name: str) -> dict[str, Any]:
+    return {"pk": {"S": name}, "sk": {"S": name}}
+
+
+@pytest.fixture
+def table(aws: local.StandIn) -> str:
+    aws.client("dynamodb").create_table(
+        TableName="blocks",
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+    )
+    return "blocks"
+
+
+class TestTransactions:
+    @pytest.fixture
+    def dynamodb(self, aws: local.StandIn) -> Any:
+        return aws.client("dynamodb")
+
+    @staticmethod
+    def put(table: str, name: str, **more: Any) -> dict[str, Any]:
+        item = {**key(name), "revision": {"N": "1"}}
+        return {"Put": {"TableName": table, "Item": item, "ConditionExpression": "attribute_not_exists(pk)", **more}}
+
+    @staticmethod
+    def at_revision(table: str, name: str, revision: int, **more: Any) -> dict[str, Any]:
+        values = {":revision": {"N": str(revision)}}
+        condition = {"ConditionExpression": "revision = :revision", "ExpressionAttributeValues": values}
+        return {"TableName": table, "Key": key(name), **condition, **more}
+
+    @staticmethod
+    def names(dynamodb: Any, table: str) -> list[str]:
+        return sorted(item["pk"]["S"] for item in dynamodb.scan(TableName=table, ConsistentRead=True)["Items"])
+
+    def test_all_of_it_or_nothing(self, dynamodb: Any, table: str) -> None:
+        dynamodb.transact_write_items(TransactItems=[self.put(table, "a"), self.put(table, "b")])
+        transaction = [
+            self.put(table, "c"),
+            {"Update": self.at_revision(table, "a", 1, UpdateExpression="SET revision = revision + :revision")},
+            self.put(table, "b", ReturnValuesOnConditionCheckFailure="ALL_OLD"),
+            {"Delete": {"TableName": table, "Key": key("a-2")}},
+            {"ConditionCheck": self.at_revision(table, "nobody", 1)},
+        ]
+        with pytest.raises(dynamodb.exceptions.TransactionCanceledException) as error:
+            dynamodb.transact_write_items(TransactItems=transaction)
+        reasons = error.value.response["CancellationReasons"]
+        codes = ["None", "None", "ConditionalCheckFailed", "None", "ConditionalCheckFailed"]
+        assert [reason["Code"] for reason in reasons] == codes
+        assert (reasons[2]["Item"]["pk"], "Item" in reasons[4]) == ({"S": "b"}, False)
+        assert self.names(dynamodb, table) == ["a", "b"]
+        item = dynamodb.get_item(TableName=table, Key=key("a"), ConsistentRead=True)["Item"]
+        assert item["revision"] == {"N": "1"}
+        # WHEN every condition holds
+        transaction[2], transaction[4] = (
+            {"Delete": self.at_revision(table, "b", 1)},
+            {
+                "ConditionCheck": {
+                    "TableName": table,
+                    "Key": key("x"),
+                    "ConditionExpression": "attribute_not_exists(pk)",
+                }
+            },
+        )
+        dynamodb.transact_write_items(TransactItems=transaction)
+        assert self.names(dynamodb, table) == ["a", "c"]
+        item = dynamodb.get_item(TableName=table, Key=key("a"), ConsistentRead=True)["Item"]
+        assert item["revision"] == {"N": "2"}
+
+    def test_one_that_is_repeated_with_its_token_is_carried_out_once(self, dynamodb: Any, table: str) -> None:
+        for _ in range(2):
+            dynamodb.transact_write_items(TransactItems=[self.put(table, "a")], ClientRequestToken="token")
+        other = {"TransactItems": [self.put(table, "b")], "ClientRequestToken": "token"}
+        assert refusal(dynamodb.transact_write_items, **other) == ("IdempotentParameterMismatchException", 400)
+        assert self.names(dynamodb, table) == ["a"]
+        again = {"TransactItems": [self.put(table, "a")], "ClientRequestToken": "another"}
+        assert refusal(dynamodb.transact_write_items, **again) == ("TransactionCanceledException", 400)
+
+    def test_what_cannot_be_a_transaction(self, dynamodb: Any, table: str) -> None:
+        twice = [self.put(table, "a"), {"Delete": {"TableName": table, "Key": key("a")}}]
+        assert refusal(dynamodb.transact_write_items, TransactItems=twice) == ("ValidationException", 400)
+        nowhere = [self.put(table, "a"), self.put("nowhere", "a")]
+        assert refusal(dynamodb.transact_write_items, TransactItems=nowhere) == ("ResourceNotFoundException", 400)
+        assert self.names(dynamodb, table) == []
+
+    def test_of_many_writes_at_once_one_finds_its_condition_met(self, dynamodb: Any, table: str) -> None:
+        def attempt(number: int) -> str:
+            own = {**self.put(table, "a")["Put"], "Item": {**key("a"), "by": {"N": str(number)}}}
+            try:
+                if number % 2:
+                    dynamodb.put_item(**own)
+                else:
+                    dynamodb.transact_write_items(TransactItems=[self.put(table, f"{number}"), {"Put": own}])
+            except ClientError as error:
+                return error.response["Error"]["Code"]
+            return "written"
+
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(attempt, range(16)))
+        assert answers.count("written") == 1
+        assert set(answers) <= {"written", "ConditionalCheckFailedException", "TransactionCanceledException"}
+        assert len(self.names(dynamodb, table)) == 2 - answers.index("written") % 2
+
+
+class TestQueues:
+    def test_the_visibility_of_a_message_in_a_fifo_queue(self, aws: local.StandIn) -> None:
+        sqs = aws.client("sqs")
+        attributes = {"FifoQueue": "true", "ContentBasedDeduplication": "true", "VisibilityTimeout": "360"}
+        queue = sqs.create_queue(QueueName="some.fifo", Attributes=attributes)["QueueUrl"]
+        for body, group in (("a", "1"), ("b", "1"), ("c", "2")):
+            sqs.send_message(QueueUrl=queue, MessageBody=body, MessageGroupId=group)
+
+        def receive() -> list[tuple[str, str, str]]:
+            answer = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=1, AttributeNames=["All"])
+            return [
+                (m["Body"], m["Attributes"]["ApproximateReceiveCount"], m["ReceiptHandle"])
+                for m in answer.get("Messages", [])
+            ]
+
+        (first,) = receive()
+        assert first[:2] == ("a", "1")
+        # THEN its group waits for it, and the other does not
+        assert [message[0] for message in receive() + receive()] == ["c"]
+        sqs.change_message_visibility(QueueUrl=queue, ReceiptHandle=first[2], VisibilityTimeout=1)
+        assert receive() == []
+        deadline = time.monotonic() + 10
+        while not (again := receive()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert again[0][:2] == ("a", "2")
+        sqs.change_message_visibility(QueueUrl=queue, ReceiptHandle=again[0][2], VisibilityTimeout=0)
+        (third,) = receive()
+        assert third[:2] == ("a", "3")
+        sqs.delete_message(QueueUrl=queue, ReceiptHandle=third[2])
+        assert [message[0] for message in receive()] == ["b"]
+
 
 def trust(principal: Any, condition: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     statement = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": principal, **more}
@@ -320,6 +615,119 @@ class TestPolicies:
         allow(aws, *statements)
         assert refusal(get) == ("AccessDeniedException", 403)
         assert aws.used_rights() == set()
+
+    def test_a_transaction_takes_the_rights_to_what_it_does(self, aws: local.StandIn, get: Callable[[], Any]) -> None:
+        where = {"TableName": "state", "Key": {"pk": {"S": "a"}}}
+        condition = {"ConditionExpression": "attribute_not_exists(pk)"}
+        parts = {
+            "Put": {"TableName": "state", "Item": {"pk": {"S": "b"}}},
+            "Update": {**where, "UpdateExpression": "SET n = :n", "ExpressionAttributeValues": {":n": {"N": "1"}}},
+            "Delete": {**where, "Key": {"pk": {"S": "c"}}},
+            "ConditionCheck": {**where, "Key": {"pk": {"S": "d"}}, **condition},
+        }
+        actions = [f"dynamodb:{part}Item" for part in parts]
+        items = [{part: operation} for part, operation in parts.items()]
+        dynamodb = aws.client("dynamodb", credentials=assume(aws))
+        for missing in actions:
+            allow(aws, {**READ, "Action": [*(set(actions) - {missing}), "dynamodb:TransactWriteItems"]})
+            assert refusal(dynamodb.transact_write_items, TransactItems=items) == ("AccessDeniedException", 403)
+        within = {"StringEquals": {"dynamodb:EnclosingOperation": "TransactWriteItems"}}
+        allow(aws, {**READ, "Action": actions, "Condition": within})
+        dynamodb.transact_write_items(TransactItems=items)
+        assert aws.used_rights() == {("aisoc-containment", "S0", action) for action in actions}
+        assert refusal(dynamodb.delete_item, **where) == ("AccessDeniedException", 403)
+
+    def test_an_index_is_a_resource_of_its_own(self, aws: local.StandIn, get: Callable[[], Any]) -> None:
+        query = {
+            "TableName": "state",
+            "IndexName": "by-end",
+            "KeyConditionExpression": "pk = :a",
+            "ExpressionAttributeValues": {":a": {"S": "a"}},
+        }
+        dynamodb = aws.client("dynamodb", credentials=assume(aws))
+        allow(aws, {**READ, "Action": "dynamodb:Query"})
+        assert refusal(dynamodb.query, **query) == ("AccessDeniedException", 403)
+        allow(aws, {"Action": "dynamodb:Query", "Resource": f"{READ['Resource']}/index/*"})
+        assert refusal(dynamodb.query, **query)[0] == "ResourceNotFoundException"  # there is no such index
+
+    def test_the_visibility_of_a_message(self, aws: local.StandIn, get: Callable[[], Any]) -> None:
+        theirs = aws.client("sqs", credentials=aws.account(OTHER_ACCOUNT))
+        queue = theirs.create_queue(QueueName="some")["QueueUrl"]
+        theirs.send_message(QueueUrl=queue, MessageBody="b")
+        (message,) = theirs.receive_message(QueueUrl=queue)["Messages"]
+        change = {"QueueUrl": queue, "ReceiptHandle": message["ReceiptHandle"], "VisibilityTimeout": 5}
+        batch = [{"Id": "1", "ReceiptHandle": message["ReceiptHandle"], "VisibilityTimeout": 5}]
+        sqs = aws.client("sqs", credentials=assume(aws))
+        assert refusal(sqs.change_message_visibility, **change) == ("AccessDeniedException", 403)
+        allow(aws, {"Action": "sqs:ChangeMessageVisibility", "Resource": f"arn:aws:sqs:*:{OTHER_ACCOUNT}:some"})
+        sqs.change_message_visibility(**change)
+        sqs.change_message_visibility_batch(QueueUrl=queue, Entries=batch)
+        assert aws.used_rights() == {("aisoc-containment", "S0", "sqs:ChangeMessageVisibility")}
+
+    @pytest.mark.parametrize(
+        ("bounds", "is_allowed"),
+        [
+            ([{"Effect": "Allow", "Action": "dynamodb:*", "Resource": "*"}], True),
+            ([{"Effect": "Allow", "Action": "sqs:*", "Resource": "*"}], False),
+            (
+                [
+                    {"Effect": "Allow", "Action": "*", "Resource": "*"},
+                    {"Effect": "Deny", "Action": "dynamodb:GetItem", "Resource": "*"},
+                ],
+                False,
+            ),
+        ],
+    )
+    def test_a_boundary_limits_what_policies_allow(
+        self, bounds: list[dict[str, Any]], is_allowed: bool, aws: local.StandIn, get: Callable[[], Any]
+    ) -> None:
+        iam = aws.client("iam", credentials=aws.account(OTHER_ACCOUNT))
+        document = json.dumps({"Version": "2012-10-17", "Statement": bounds})
+        boundary = iam.create_policy(PolicyName="boundary", PolicyDocument=document)["Policy"]["Arn"]
+        iam.put_role_permissions_boundary(RoleName="aisoc-containment", PermissionsBoundary=boundary)
+        # A boundary by itself allows nothing.
+        assert refusal(get) == ("AccessDeniedException", 403)
+        allow(aws, READ)
+        if is_allowed:
+            get()
+        else:
+            assert refusal(get) == ("AccessDeniedException", 403)
+        used = {("aisoc-containment", "S0", "dynamodb:GetItem")} if is_allowed else set()
+        assert aws.used_rights() == used
+
+    def test_a_managed_policy_is_one_of_the_role(self, aws: local.StandIn, get: Callable[[], Any]) -> None:
+        iam = aws.client("iam", credentials=aws.account(OTHER_ACCOUNT))
+        document = json.dumps({"Version": "2012-10-17", "Statement": [{"Sid": "S", "Effect": "Allow", **READ}]})
+        policy = iam.create_policy(PolicyName="read", PolicyDocument=document)["Policy"]["Arn"]
+        iam.attach_role_policy(RoleName="aisoc-containment", PolicyArn=policy)
+        get()
+        assert aws.used_rights() == {("aisoc-containment", "S", "dynamodb:GetItem")}
+
+    def test_a_boundary_in_a_template(self, aws: local.StandIn, get: Callable[[], Any]) -> None:
+        theirs = aws.account(OTHER_ACCOUNT)
+        version = {"Version": "2012-10-17"}
+        bounds = {**version, "Statement": [{"Effect": "Allow", "Action": "sqs:*", "Resource": "*"}]}
+        trusts = {**version, "Statement": [trust({"AWS": "*"})]}
+        rights = {**version, "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+        resources = {
+            "Boundary": {"Type": "AWS::IAM::ManagedPolicy", "Properties": {"PolicyDocument": bounds}},
+            "Role": {
+                "Type": "AWS::IAM::Role",
+                "Properties": {
+                    "RoleName": "bounded",
+                    "AssumeRolePolicyDocument": trusts,
+                    "PermissionsBoundary": {"Ref": "Boundary"},
+                    "Policies": [{"PolicyName": "rights", "PolicyDocument": rights}],
+                },
+            },
+        }
+        aws.client("cloudformation", credentials=theirs).create_stack(
+            StackName="bounded", TemplateBody=json.dumps({"Resources": resources})
+        )
+        credentials = assume(aws, f"arn:aws:iam::{OTHER_ACCOUNT}:role/bounded")
+        aws.client("sqs", credentials=credentials).create_queue(QueueName="some")
+        dynamodb = aws.client("dynamodb", credentials=credentials)
+        assert refusal(dynamodb.scan, TableName="state") == ("AccessDeniedException", 403)
 
     def test_a_role_without_policies_may_do_nothing(self, get: Callable[[], Any]) -> None:
         assert refusal(get) == ("AccessDeniedException", 403)
@@ -505,6 +913,45 @@ class TestFront:
         accounts = [call["account"] for call in aws.calls() if call["service"] == "ec2"]
         assert accounts == [local.ACCOUNT, OTHER_ACCOUNT, OTHER_ACCOUNT]
 
+    def test_faults_by_operation(self, aws: local.StandIn, ec2: Any, acl: str) -> None:
+        group = block_list(ec2)
+        place = {"NetworkAclId": acl, "RuleNumber": 1, "Egress": False}
+        aws.fail(
+            {"operation": "AuthorizeSecurityGroupIngress", "skip": 1, "times": 2, "code": "Unavailable", "status": 503},
+            {"operation": "CreateNetworkAclEntry", "effect": "lose"},
+            {"operation": "DeleteNetworkAclEntry", "effect": "drop"},
+        )
+        answers = []
+        for port in range(1, 5):
+            try:
+                answers.append(len(authorize(ec2, group, permission("203.0.113.45/32", port))))
+            except ClientError as error:
+                answers.append(error.response["Error"]["Code"])
+        assert answers == [1, "Unavailable", "Unavailable", 1]
+        # THEN what is lost was carried out, and what is dropped was not
+        with pytest.raises(BotoCoreError):
+            deny(ec2, acl, 1)
+        assert 1 in numbers(ec2, acl)
+        with pytest.raises(BotoCoreError):
+            ec2.delete_network_acl_entry(**place)
+        assert 1 in numbers(ec2, acl)
+        ec2.delete_network_acl_entry(**place)
+        assert 1 not in numbers(ec2, acl)
+
+    def test_a_fault_has_the_members_of_its_error(self, aws: local.StandIn, table: str) -> None:
+        dynamodb = aws.client("dynamodb")
+        reasons = [{"Code": "TransactionConflict", "Message": "Transaction is ongoing for the item"}]
+        aws.fail(
+            {
+                "operation": "TransactWriteItems",
+                "code": "TransactionCanceledException",
+                "members": {"CancellationReasons": reasons},
+            }
+        )
+        with pytest.raises(dynamodb.exceptions.TransactionCanceledException) as error:
+            dynamodb.transact_write_items(TransactItems=[{"Delete": {"TableName": table, "Key": key("a")}}])
+        assert error.value.response["CancellationReasons"] == reasons
+
     def test_messages_are_kept_until_the_next_reset(self, aws: local.StandIn, scheduler: Any) -> None:
         sqs = aws.client("sqs")
         queue = sqs.create_queue(QueueName="some")["QueueUrl"]
@@ -558,3 +1005,247 @@ class TestFront:
         arguments = {"get_schedule": {"Name": "expiry"}, "get_secret_value": {"SecretId": "key"}}.get(method, {})
         call = getattr(aws.client(service), method)
         assert refusal(call, **arguments) == ("InternalServerException", 500)
+
+
+Q = "https://sqs.us-east-1.amazonaws.com/123456789012/q"
+SCHEDULER_PATH = "/schedules/expiry"
+BARE_SCHEDULE = {
+    "ClientToken": "t",
+    **{name: value for name, value in SCHEDULE.items() if name != "Name"},
+}
+GOOD_INGRESS = {
+    "GroupId": "sg-0123456789abcdef0",
+    "IpPermissions.1.IpProtocol": "tcp",
+    "IpPermissions.1.FromPort": "0",
+    "IpPermissions.1.ToPort": "65535",
+    "IpPermissions.1.IpRanges.1.CidrIp": "203.0.113.45/32",
+    "IpPermissions.1.IpRanges.2.CidrIp": "203.0.113.46/32",
+    "TagSpecification.1.ResourceType": "security-group-rule",
+    "TagSpecification.1.Tag.1.Key": "owner",
+    "TagSpecification.1.Tag.1.Value": "",
+    "DryRun": "true",
+}
+GOOD_ROLE = {"RoleArn": TARGET_ROLE, "RoleSessionName": "aisoc", "PolicyArns.member.1.arn": "arn:aws:iam::aws:policy/A"}
+EC2, STS = ("ec2", "2016-11-15"), ("sts", "2011-06-15")
+
+
+class TestModelCheck:
+    """Requests past what boto3 lets through."""
+
+    @staticmethod
+    def send(aws: local.StandIn, service: str, headers: dict[str, str], body: Any, method: str, path: str) -> str:
+        """The error's code, or nothing."""
+        scope = f"AWS4-HMAC-SHA256 Credential=standin/20261123/us-east-1/{service}/aws4_request, "
+        request = urllib.request.Request(
+            aws.url + path, method=method, headers={"Authorization": scope, **headers}, data=body
+        )
+        try:
+            urllib.request.urlopen(request).read()
+        except urllib.error.HTTPError as error:
+            answer = error.read().decode()
+            return (
+                json.loads(answer)["__type"].split("#")[-1] if answer.startswith("{") else answer.split("Code>")[1][:-2]
+            )
+        return ""
+
+    def form(self, aws: local.StandIn, service: tuple[str, str], operation: str, **fields: str) -> str:
+        body = urllib.parse.urlencode({"Action": operation, "Version": service[1], **fields}).encode()
+        return self.send(aws, service[0], {"Content-Type": "application/x-www-form-urlencoded"}, body, "POST", "/")
+
+    def json(self, aws: local.StandIn, target: str, body: Any) -> str:
+        service = {"DynamoDB_20120810": "dynamodb", "AmazonSQS": "sqs"}.get(target.partition(".")[0], "secretsmanager")
+        headers = {"Content-Type": "application/x-amz-json-1.0", "X-Amz-Target": target}
+        return self.send(aws, service, headers, json.dumps(body).encode(), "POST", "/")
+
+    def rest(self, aws: local.StandIn, service: str, method: str, path: str, body: Any = None) -> str:
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        return self.send(aws, service, headers, None if body is None else json.dumps(body).encode(), method, path)
+
+    def test_what_is_well_formed_passes(self, aws: local.StandIn) -> None:
+        # Refused, where it is, for what is there and what is not
+        assert self.form(aws, EC2, "AuthorizeSecurityGroupIngress", **GOOD_INGRESS) == "DryRunOperation"
+        assert self.form(aws, EC2, "DescribeVpcs", **{"Filter.1.Name": "vpc-id", "Filter.1.Value.1": "vpc-1"}) == ""
+        assert self.form(aws, EC2, "DescribeNetworkAcls", MaxResults="5") == ""
+        assert self.form(aws, STS, "AssumeRole", **GOOD_ROLE, DurationSeconds="900") == ""
+        item = {"pk": {"S": "a"}, "n": {"N": "1"}, "b": {"B": "AAE="}, "l": {"L": [{"BOOL": True}, {"NULL": True}]}}
+        put = {"TableName": "table", "Item": item, "ConditionExpression": None}
+        assert self.json(aws, "DynamoDB_20120810.PutItem", put) == "ResourceNotFoundException"
+        send = {
+            "QueueUrl": Q,
+            "MessageBody": "b",
+            "MessageAttributes": {"a": {"DataType": "String", "StringValue": "v"}},
+        }
+        assert self.json(aws, "AmazonSQS.SendMessage", send) == "QueueDoesNotExist"
+        assert self.json(aws, "secretsmanager.GetSecretValue", {"SecretId": "key"}) == "ResourceNotFoundException"
+        assert self.rest(aws, "scheduler", "POST", SCHEDULER_PATH, {**BARE_SCHEDULE, "StartDate": 1.9e9}) == ""
+        assert self.rest(aws, "scheduler", "GET", f"{SCHEDULER_PATH}?groupName=default") == ""
+        assert self.rest(aws, "scheduler", "GET", "/schedules?MaxResults=1&NamePrefix=e") == ""
+        assert self.rest(aws, "scheduler", "DELETE", f"{SCHEDULER_PATH}?clientToken=t") == ""
+        assert self.rest(aws, "securityhub", "POST", "/accounts", {}) == ""
+        assert self.rest(aws, "securityhub", "POST", "/findings", {"MaxResults": 100}) == ""
+        assert aws.malformed() == []
+
+    @pytest.mark.parametrize(
+        ("service", "operation", "fields", "problem"),
+        [
+            (EC2, "CreateNetworkAclEntry", {"Egress": "false"}, "the required member NetworkAclId is missing"),
+            (EC2, "DescribeVpcs", {"VpcIds.1": "vpc-1"}, "the request: there is no member 'VpcIds'"),
+            (EC2, "DescribeVpcs", {"Filter.1.Names": "x"}, "Filters[0]: there is no member 'Names'"),
+            (EC2, "DescribeVpcs", {"DryRun": "yes"}, "DryRun: 'yes' is no boolean"),
+            (EC2, "DescribeVpcs", {"VpcId": "vpc-1"}, "VpcIds: 'vpc-1' is no list"),
+            (EC2, "DescribeVpcs", {"VpcId.2": "vpc-1"}, "VpcIds: {'2': 'vpc-1'} is no list"),
+            (EC2, "DescribeVpcs", {"MaxResults": "1001"}, "MaxResults: is 1001, more than 1000"),
+            (EC2, "DescribeVpcs", {"MaxResults": "4"}, "MaxResults: is 4, less than 5"),
+            (
+                EC2,
+                "DescribeNetworkInterfaces",
+                {"MaxResults": "5", "NetworkInterfaceId.1": "eni-1"},
+                "the request: has both MaxResults and NetworkInterfaceIds",
+            ),
+            (EC2, "DescribeVpcs", {"Version": "2000-01-01"}, "Version: 2000-01-01 is not 2016-11-15"),
+            (EC2, "DescribeVpc", {}, "no operation of ec2: POST /"),
+            (
+                EC2,
+                "DescribeVpcs",
+                {f"Filter.1.Value.{i}": "x" for i in range(1, 202)},
+                "Filters[0]: has more than 200 values",
+            ),
+            (
+                EC2,
+                "AuthorizeSecurityGroupIngress",
+                {**GOOD_INGRESS, "IpPermissions.1.IpRanges.2.Cidr": "x"},
+                "IpPermissions[0].IpRanges[1]: there is no member 'Cidr'",
+            ),
+            (
+                EC2,
+                "AuthorizeSecurityGroupIngress",
+                {**GOOD_INGRESS, "TagSpecification.1.ResourceType": "rule"},
+                "TagSpecifications[0].ResourceType: 'rule' is not one of ",
+            ),
+            (
+                EC2,
+                "AuthorizeSecurityGroupIngress",
+                {**GOOD_INGRESS, "IpPermissions.1.IpRanges.1.Description": "the 'first'"},
+                "IpPermissions[0].IpRanges[0]: Description \"the 'first'\" does not match",
+            ),
+            (
+                EC2,
+                "CreateTags",
+                {"ResourceId.1": "sg-1", "Tag.1.Key": "owner", "Tag.1.Value": "v" * 257},
+                "Tags[0]: Value 'vvv",
+            ),
+            (EC2, "CreateTags", {"ResourceId.1": "sg-1", "Tag.1.Key": "aws:owner"}, "Tags[0]: Key 'aws:owner' does"),
+            (STS, "AssumeRole", {"RoleArn": TARGET_ROLE}, "the required member RoleSessionName is missing"),
+            (STS, "AssumeRole", {**GOOD_ROLE, "RoleSessionName": "a b"}, "RoleSessionName: 'a b' does not match the"),
+            (STS, "AssumeRole", {**GOOD_ROLE, "RoleSessionName": "a" * 65}, "a length of 65, more than 64"),
+            (STS, "AssumeRole", {**GOOD_ROLE, "PolicyArns.1.arn": "x"}, "PolicyArns: {'member': {'1': {'arn': "),
+        ],
+    )
+    def test_a_malformed_form(
+        self, service: tuple[str, str], operation: str, fields: dict[str, str], problem: str, aws: local.StandIn
+    ) -> None:
+        code = {"ec2": "InvalidParameterValue", "sts": "ValidationError"}[service[0]]
+        assert self.form(aws, service, operation, **fields) == code
+        assert problem in " ".join(aws.malformed())
+        assert aws.malformed() == []
+
+    @pytest.mark.parametrize(
+        ("target", "body", "problem"),
+        [
+            ("DynamoDB_20120810.GetItem", {"TableName": "table"}, "the required member Key is missing"),
+            ("DynamoDB_20120810.GetItem", {"TableName": "table", "Key": {"pk": {}}}, "Key[pk]: has 0 members in place"),
+            ("DynamoDB_20120810.GetItem", {"TableName": "table", "Key": {"pk": {"S": 1}}}, "Key[pk].S: 1 is no string"),
+            ("DynamoDB_20120810.GetItem", {"TableName": "t", "Key": {"p": {"B": "?"}}}, "Key[p].B: '?' is no blob"),
+            (
+                "DynamoDB_20120810.GetItem",
+                {"TableName": "t", "Key": [], "Ke": 1},
+                "the request: there is no member 'Ke'",
+            ),
+            ("DynamoDB_20120810.Scan", {"TableName": "table", "Limit": True}, "Limit: True is no integer"),
+            ("DynamoDB_20120810.Scan", {"TableName": "table", "Limit": 0}, "Limit: is 0, less than 1"),
+            ("DynamoDB_20120810.BatchWriteItem", {"RequestItems": {"table": []}}, "[table]: has a length of 0, less"),
+            (
+                "DynamoDB_20120810.BatchWriteItem",
+                {"RequestItems": {"t": [{"DeleteRequest": {"Key": {"pk": {"S": str(i)}}}} for i in range(26)]}},
+                "RequestItems[t]: has a length of 26, more than 25",
+            ),
+            (
+                "DynamoDB_20120810.Query",
+                {
+                    "TableName": "table",
+                    "KeyConditionExpression": "#a = :a",
+                    "ExpressionAttributeValues": {":a": {"S": ""}},
+                },
+                "the request: #a is used and not defined",
+            ),
+            (
+                "DynamoDB_20120810.TransactWriteItems",
+                {
+                    "TransactItems": [
+                        {
+                            "Delete": {
+                                "TableName": "table",
+                                "Key": {"pk": {"S": "a"}},
+                                "ConditionExpression": "a = :a",
+                                "ExpressionAttributeValues": {":a": {"S": "a"}, ":b": {"S": "b"}},
+                            }
+                        }
+                    ]
+                },
+                "TransactItems[0].Delete: :b is defined and not used",
+            ),
+            (
+                "DynamoDB_20120810.Scan",
+                {"TableName": "table", "ExpressionAttributeNames": {}},
+                "the request: ExpressionAttributeNames is empty",
+            ),
+            ("DynamoDB_20120810.GetItem", [], "the body: is no object"),
+            ("AmazonSQS.SendMessage", {"QueueUrl": Q, "MessageBody": None}, "required member MessageBody is missing"),
+            ("AmazonSQS.ReceiveMessage", {"QueueUrl": Q, "MaxNumberOfMessages": "1"}, "'1' is no integer"),
+            ("AmazonSQS.ReceiveMessage", {"QueueUrl": Q, "AttributeNames": ["Every"]}, "'Every' is not one of All,"),
+            ("secretsmanager.GetSecretValue", {"SecretId": ""}, "SecretId: has a length of 0, less than 1"),
+        ],
+    )
+    def test_a_malformed_json_body(self, target: str, body: Any, problem: str, aws: local.StandIn) -> None:
+        assert self.json(aws, target, body) in ("ValidationException", "InvalidParameterValue")
+        assert problem in " ".join(aws.malformed())
+
+    @pytest.mark.parametrize(
+        ("service", "method", "path", "body", "problem"),
+        [
+            ("scheduler", "GET", "/schedules/a%20b", None, "Name: 'a b' does not match the pattern"),
+            ("scheduler", "GET", f"/schedules/{'a' * 65}", None, "Name: has a length of 65, more than 64"),
+            ("scheduler", "GET", f"{SCHEDULER_PATH}?GroupName=g", None, "there is no member 'GroupName'"),
+            ("scheduler", "GET", "/schedules?MaxResults=101", None, "MaxResults: is 101, more than 100"),
+            ("scheduler", "GET", "/schedules?MaxResults=all", None, "MaxResults: 'all' is no integer"),
+            ("scheduler", "POST", SCHEDULER_PATH, {}, "the required member FlexibleTimeWindow is missing"),
+            ("scheduler", "POST", SCHEDULER_PATH, {**BARE_SCHEDULE, "State": "ON"}, "State: 'ON' is not one of"),
+            ("scheduler", "POST", SCHEDULER_PATH, {**BARE_SCHEDULE, "StartDate": "now"}, "'now' is no timestamp"),
+            ("securityhub", "POST", "/findings", {"MaxResults": 101}, "MaxResults: is 101, more than 100"),
+            ("securityhub", "POST", "/finding", {}, "no operation of securityhub: POST /finding"),
+            (
+                "securityhub",
+                "POST",
+                "/findings",
+                {"Filters": {"WorkflowStatus": [{"Value": " ", "Comparison": "IS"}]}},
+                "Comparison: 'IS' is not one of EQUALS, ",
+            ),
+        ],
+    )
+    def test_a_malformed_rest_request(
+        self, service: str, method: str, path: str, body: Any, problem: str, aws: local.StandIn
+    ) -> None:
+        assert self.rest(aws, service, method, path, body) in ("ValidationException", "InvalidInputException")
+        assert problem in " ".join(aws.malformed())
+
+    def test_a_test_that_leaves_a_malformed_request_fails(self, aws: local.StandIn) -> None:
+        self.form(aws, EC2, "DescribeVpcs", MaxResults="4")
+        with pytest.raises(AssertionError, match="ec2:DescribeVpcs: MaxResults: is 4, less than 5"):
+            aws.reset()
+        assert aws.malformed() == []
+
+    def test_what_is_malformed_is_not_carried_out(self, aws: local.StandIn) -> None:
+        queue = aws.client("sqs").create_queue(QueueName="some")["QueueUrl"]
+        self.json(aws, "AmazonSQS.SendMessage", {"QueueUrl": queue, "MessageBody": "b", "DelaySecond": 1})
+        assert aws.malformed() == ["sqs:SendMessage: the request: there is no member 'DelaySecond'"]
+        assert (aws.messages(), local.drain(aws.client("sqs"), queue)) == ([], [])
