@@ -56,7 +56,7 @@ def show_events(events: list[dict[str, Any]]) -> None:
 
 
 def show_network(ec2: Any, group: str, acl: str, when: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The block list's rules (the record) and the network ACL's deny entries (the effect)."""
+    """The block list's rules (what a person sees of a block) and the network ACL's deny entries (its effect)."""
     filters = [{"Name": "group-id", "Values": [group]}]
     described = ec2.describe_security_group_rules(Filters=filters)["SecurityGroupRules"]
     rules = [rule for rule in described if not rule["IsEgress"]]
@@ -80,6 +80,20 @@ def show_network(ec2: Any, group: str, acl: str, when: str) -> tuple[list[dict[s
     return rules, [entry for entry in inbound if entry["RuleAction"] == "deny" and entry["RuleNumber"] < 32767]
 
 
+def show_table(dynamodb: Any, name: str) -> list[dict[str, Any]]:
+    """The blocks of the blocks table: what is to be blocked, whatever the network says."""
+    items = dynamodb.scan(TableName=name, ConsistentRead=True)["Items"]
+    blocks = [item for item in items if item["pk"]["S"].startswith("block#")]
+    print(f"   blocks table {name}:")
+    for item in blocks:
+        block = item["block"]["M"]
+        state = block["state"].get("S") or next(iter(block["state"]["M"]))
+        placed = [f"{e['M']['acl']['S']} entry {e['M']['number']['N']}" for e in block["entries"]["L"]]
+        print(f"     {item['pk']['S']} / {item['sk']['S']}: {state}, revision {item['revision']['N']}")
+        print(f"     {DIM}placed: {', '.join(placed) or 'nothing'}{PLAIN}")
+    return blocks
+
+
 def show_result(result: dict[str, Any]) -> None:
     print(f"   result: {BOLD}{result['status']}{PLAIN}", end="")
     print("".join(f"  {name}={str(result[name]).lower()}" for name in ("changed", "verified", "enforced")))
@@ -90,6 +104,7 @@ def main() -> None:
     with ExitStack() as stack:
         aws = stack.enter_context(local.StandIn())
         hub, sqs, ec2 = aws.client("securityhub"), aws.client("sqs"), aws.client("ec2")
+        dynamodb = aws.client("dynamodb")
         vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
         print(f"{BOLD}AWS Security Hub connector for AiSOC: the main job on this machine{PLAIN}")
         print(f"{DIM}Real: the two binaries, Lambda's runtime interface emulator, HTTP and the AWS SDK.")
@@ -124,7 +139,7 @@ def main() -> None:
         report = poller.invoke({"mode": "reconcile"})
         seen, skipped = report["regions"][0]["findings_seen"], report["regions"][0]["duplicates_skipped"]
         check((seen, skipped, report["events_sent"]) == (len(events), len(events), 0), "nothing is sent again")
-        print(f"   looked at all {seen} findings again: 0 events sent, {skipped} known from the state table")
+        print(f"   read all {seen} findings again: 0 events sent, {skipped} known from the state table")
         port_probe = next(text for text in texts if "PortProbe" in text)
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         changed = port_probe.replace("2026-11-20T11:04:10.900Z", now).replace('"HIGH"', '"CRITICAL"')
@@ -171,6 +186,8 @@ def main() -> None:
         check(denies[0]["RuleNumber"] < 100, "it stands before the allow entry")
         done = result["status"] == "succeeded" and result["changed"] and result["verified"] and result["enforced"]
         check(done, "the block is enforced and verified")
+        (item,) = show_table(dynamodb, deployed.resources["BlocksTable"])
+        check(item["block"]["M"]["state"] == {"S": "InForce"}, "the block is in the table")
 
         step("5  The same on a block list that someone attached to a server: there the rule would let the target in")
         tags = [{"Key": "aisoc:containment", "Value": "blocklist"}]
@@ -189,7 +206,26 @@ def main() -> None:
         described = ec2.describe_security_groups(GroupIds=[attached])["SecurityGroups"][0]
         check(described["IpPermissions"] == [], "the group has no rule")
 
-        step("6  An hour later the block ends by itself: EventBridge Scheduler sends ALLOW_IP")
+        step("6  Somebody, or an infrastructure-as-code run, deletes the deny entry: the next audit restores it")
+        ec2.delete_network_acl_entry(NetworkAclId=acl, RuleNumber=denies[0]["RuleNumber"], Egress=False)
+        place = containment.invoke(local.event("audit"))["places"][0]
+        check(place["blocks_restored"] == 1 and place["blocks_not_enforced"] == 0, "the audit restores it")
+        found = [json.loads(message["Body"]) for message in local.drain(sqs, queues["results"])]
+        restored = next(result for result in found if result["target"] == f"{target}/32")
+        rules, denies = show_network(ec2, group, acl, "after")
+        show_result(restored)
+        check([entry.get("CidrBlock") for entry in denies] == [f"{target}/32"], "the deny entry is there again")
+        containment.invoke(local.event("audit"))
+        check(local.drain(sqs, queues["results"]) == [], "a second audit finds nothing new, and says nothing")
+        (listed,) = containment.invoke(local.event("list-blocks"))["blocks"]
+        print(
+            f"   list_blocks: {listed['target']} on {listed['security_group_id']}, by {listed['requested_by']}, ",
+            end="",
+        )
+        print(f"until {listed['expires_at']}, enforced={str(listed['enforced']).lower()}")
+        check(listed["target"] == f"{target}/32" and listed["enforced"], "the block is listed as enforced")
+
+        step("7  An hour later the block ends by itself: EventBridge Scheduler sends ALLOW_IP")
         scheduler = aws.client("scheduler")
         (schedule,) = scheduler.list_schedules(GroupName=deployed.resources["ExpirySchedules"])["Schedules"]
         names = {"Name": schedule["Name"], "GroupName": schedule["GroupName"]}
@@ -201,7 +237,7 @@ def main() -> None:
         show_result(result)
         check(rules == [] and denies == [] and result["changed"] and result["verified"], "rule and entry are gone")
 
-        step("7  Blocked once more, and lifted by hand")
+        step("8  Blocked once more, and lifted by hand")
         result = act("BLOCK_IP", group)
         show_result(result)
         check(result["enforced"] and result["verified"], "the block is enforced and verified")
@@ -209,12 +245,15 @@ def main() -> None:
         rules, denies = show_network(ec2, group, acl, "after")
         show_result(result)
         check(rules == [] and denies == [] and not result["enforced"], "rule and entry are gone")
+        show_table(dynamodb, deployed.resources["BlocksTable"])
+        check(containment.invoke(local.event("list-blocks")) == {"blocks": []}, "nothing is blocked any more")
 
     print(
         f"\n{GREEN}{BOLD}Shown:{PLAIN} of {len(texts)} findings the {len(events)} that are NEW or NOTIFIED, and ACTIVE,"
     )
     print("       came out unaltered, each once, and the update of one once more;")
     print(f"       {target} was denied by the VPC's network ACL and let go again, each time read back from EC2;")
+    print("       the deny entry was deleted behind the connector's back, and the audit restored it and said so once;")
     print("       a group that is attached to something got no rule.")
 
 

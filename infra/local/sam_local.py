@@ -198,6 +198,8 @@ def main() -> None:
         check(answer["status"] == "rejected", f"bad-target-private: {answer['summary']}", answer)
         answer = invoke(stack, "Containment", local.event("audit"), url, in_image)
         check(answer["complete"], "audit: complete", answer)
+        answer = invoke(stack, "Containment", local.event("list-blocks"), url, in_image)
+        check(answer == {"blocks": []}, "list-blocks: nothing is blocked any more", answer)
         results = local.drain(sqs, stack.outputs["ResultsQueueUrl"])
         check(len(results) == 3, "3 results on the results queue", results)
     print("Shown: both artifacts, deployed by the SAM CLI, answer in their containers with the rights of their roles.")

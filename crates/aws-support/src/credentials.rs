@@ -85,6 +85,12 @@ pub struct Refresh {
 }
 
 impl Refresh {
+    /// Whether fresh credentials have been tried.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.is_done
+    }
+
     /// Whether to drop the credentials used and try again; true at most once.
     pub fn may_help(&mut self, error: &AwsError) -> bool {
         let may_help = !self.is_done && error.fresh_credentials_may_help();

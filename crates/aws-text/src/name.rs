@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A text that has not the form of the name it should be. `Display` says what was expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,9 +30,23 @@ impl std::error::Error for NotAName {}
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $check:path, $expected:literal, $pattern:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-        #[serde(transparent)]
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
         pub struct $name(String);
+
+        impl TryFrom<String> for $name {
+            type Error = NotAName;
+
+            fn try_from(text: String) -> Result<Self, NotAName> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0
+            }
+        }
 
         impl $name {
             /// The name as text.
@@ -100,6 +114,14 @@ name!(
     RoleArn, is_role_arn, "a role's ARN such as arn:aws:iam::111122223333:role/name",
     r"^arn:aws(-[a-z-]*)?:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]*[A-Za-z0-9+=,.@_-]$"
 );
+
+impl RoleArn {
+    /// The account that the role belongs to.
+    #[must_use]
+    pub fn account_id(&self) -> &str {
+        self.0.split(':').nth(4).unwrap_or_default()
+    }
+}
 
 fn is_region(text: &str) -> bool {
     let parts: Vec<&str> = text.split('-').collect();

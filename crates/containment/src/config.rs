@@ -1,14 +1,14 @@
 //! The containment function's settings.
 
+use actions::policy::Places;
+use actions::target::canonical;
+use actions::{Enforcement, Policy};
 use aws_support::credentials::secret_arn;
 use aws_support::settings::{Settings, SettingsError, queue_url};
 use aws_text::{Region, RoleArn};
-use containment_plan::target::canonical;
-use containment_plan::{Enforcement, Policy};
 use ipnet::IpNet;
 
-use crate::audit::AuditScope;
-use crate::schedules::ScheduleSettings;
+use crate::aws::scheduler::ScheduleSettings;
 
 /// The containment function's settings, from its environment variables.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,15 +19,17 @@ pub struct Config {
     pub region: Region,
     /// `RESULTS_QUEUE_URL`: where results go; to the log only if not set
     pub results_queue_url: Option<String>,
+    /// `ACTIONS_QUEUE_URL`: where requests come from; without it a retry waits for the queue's visibility time-out
+    pub actions_queue_url: Option<String>,
+    /// `BLOCKS_TABLE_NAME`: what is to be blocked
+    pub blocks_table_name: String,
     /// `ASSUME_ROLE_EXTERNAL_ID`: given when a role is assumed
     pub external_id: Option<String>,
     /// `STATIC_CREDENTIALS_SECRET_ARN`: where a static access key is, for EC2 and `AssumeRole`
     pub static_credentials_secret_arn: Option<String>,
     /// `ACTIONS_QUEUE_ARN`, `SCHEDULER_ROLE_ARN`, `SCHEDULE_GROUP`: what ends blocks
     pub schedules: Option<ScheduleSettings>,
-    /// `AUDIT_REGIONS`, `AUDIT_ROLE_ARNS`
-    pub audit: AuditScope,
-    /// What may be asked for
+    /// What may be asked for, and where: `TARGET_REGIONS`, `TARGET_ROLE_ARNS`
     pub policy: Policy,
 }
 
@@ -45,14 +47,17 @@ impl Config {
         let function_name = settings.function_name();
         let region = settings.required("AWS_REGION", str::parse::<Region>);
         let results_queue_url = settings.optional("RESULTS_QUEUE_URL", queue_url);
-        let external_id = settings.optional("ASSUME_ROLE_EXTERNAL_ID", |text| Ok::<_, &str>(text.to_owned()));
+        let actions_queue_url = settings.optional("ACTIONS_QUEUE_URL", queue_url);
+        let blocks_table_name = settings.required("BLOCKS_TABLE_NAME", table_name);
+        let external_id = settings.optional("ASSUME_ROLE_EXTERNAL_ID", external_id);
         let protected = settings.list("PROTECTED_CIDRS", cidr).unwrap_or_default();
         let allow_private = settings.optional("ALLOW_PRIVATE_TARGETS", |text| match text {
             "true" => Ok(true),
             "false" => Ok(false),
             _ => Err("expected true or false"),
         });
-        let allowed_roles = settings.list("ALLOWED_ROLE_ARNS", str::parse).unwrap_or_default();
+        let roles = target_roles(&mut settings);
+        let regions = settings.list("TARGET_REGIONS", str::parse::<Region>);
         let tag = settings
             .optional("CONTAINMENT_TAG", str::parse)
             .or_else(|| DEFAULT_TAG.parse().ok());
@@ -62,8 +67,6 @@ impl Config {
         let scheduler_role_arn = settings.optional("SCHEDULER_ROLE_ARN", str::parse::<RoleArn>);
         let schedule_group = settings.optional("SCHEDULE_GROUP", schedule_group);
         let secret_arn = settings.unrepeated("STATIC_CREDENTIALS_SECRET_ARN", secret_arn);
-        let audit_regions = settings.list("AUDIT_REGIONS", str::parse::<Region>);
-        let audit_roles = settings.list("AUDIT_ROLE_ARNS", str::parse::<RoleArn>);
         let lacking = |name, is_set: bool| (!is_set).then_some(name);
         let expiry_lacks = [
             lacking("ACTIONS_QUEUE_ARN", queue_arn.is_some()),
@@ -74,6 +77,8 @@ impl Config {
             Some(Self {
                 function_name,
                 results_queue_url,
+                actions_queue_url,
+                blocks_table_name: blocks_table_name?,
                 external_id,
                 static_credentials_secret_arn: secret_arn,
                 schedules: queue_arn
@@ -83,14 +88,13 @@ impl Config {
                         queue_arn,
                         role_arn: role_arn.to_string(),
                     }),
-                audit: AuditScope {
-                    regions: audit_regions.unwrap_or_else(|| vec![region.clone()]),
-                    roles: audit_roles.unwrap_or_default(),
-                },
                 policy: Policy {
                     protected,
                     allow_private: allow_private.unwrap_or(false),
-                    allowed_roles,
+                    places: Places {
+                        roles,
+                        regions: regions.unwrap_or_else(|| vec![region.clone()]),
+                    },
                     tag: tag?,
                     enforcement: enforcement.unwrap_or(Enforcement::NetworkAcl),
                     rule_numbers: rule_numbers.unwrap_or_default(),
@@ -107,6 +111,46 @@ impl Config {
     /// As [`Config::from_lookup`].
     pub fn from_env() -> Result<Self, SettingsError> {
         Self::from_lookup(&|name| std::env::var(name).ok())
+    }
+}
+
+/// The most characters of `TARGET_ROLE_ARNS`. All of a function's environment must fit into 4 KB ("Lambda quotas"), and the
+/// other settings need the rest.
+const MAX_TARGET_ROLES: usize = 2400;
+
+fn target_roles(settings: &mut Settings<'_>) -> Vec<RoleArn> {
+    let roles = settings
+        .list("TARGET_ROLE_ARNS", str::parse::<RoleArn>)
+        .unwrap_or_default();
+    let length: usize = roles.iter().map(|role| role.as_str().len() + 1).sum();
+    if length > MAX_TARGET_ROLES + 1 {
+        settings.note(format!(
+            "TARGET_ROLE_ARNS: {} roles take {} characters, and at most {MAX_TARGET_ROLES} fit into the 4 KB that a Lambda \
+             function's environment may have: serve the other accounts by a second stack, or give the roles shorter names",
+            roles.len(),
+            length - 1
+        ));
+    }
+    roles
+}
+
+/// `ExternalId` of `AssumeRole` in the STS API reference.
+fn external_id(text: &str) -> Result<String, &'static str> {
+    let is_legal = |c: char| c.is_ascii_alphanumeric() || "_+=,.@:/-".contains(c);
+    if (2..=1224).contains(&text.len()) && text.chars().all(is_legal) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected 2 to 1224 letters, digits and characters of _+=,.@:/-")
+    }
+}
+
+/// `TableName` in the DynamoDB API reference.
+fn table_name(text: &str) -> Result<String, &'static str> {
+    let is_legal = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
+    if (3..=255).contains(&text.len()) && text.bytes().all(is_legal) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected the name of a DynamoDB table")
     }
 }
 
@@ -159,19 +203,20 @@ mod tests {
         })
     }
 
+    const TABLE: (&str, &str) = ("BLOCKS_TABLE_NAME", "aisoc-blocks");
+
     #[test]
     fn defaults_refuse_more_rather_than_less() {
-        let config = config(&[("AWS_REGION", "us-east-1")]).unwrap();
+        let config = config(&[("AWS_REGION", "us-east-1"), TABLE]).unwrap();
         assert_eq!(config.results_queue_url, None);
         assert!(!config.policy.allow_private);
-        assert!(config.policy.allowed_roles.is_empty());
+        assert!(config.policy.places.roles.is_empty());
         assert_eq!(config.policy.tag, DEFAULT_TAG.parse().unwrap());
         assert_eq!(config.policy.enforcement, Enforcement::NetworkAcl);
         assert_eq!(config.policy.rule_numbers.to_string(), "1-99");
         assert_eq!(config.policy.expiry_lacks, ["ACTIONS_QUEUE_ARN", "SCHEDULER_ROLE_ARN"]);
         assert_eq!(config.schedules, None);
-        assert_eq!(config.audit.regions, ["us-east-1".parse().unwrap()]);
-        assert!(config.audit.roles.is_empty());
+        assert_eq!(config.policy.places.regions, ["us-east-1".parse().unwrap()]);
     }
 
     #[test]
@@ -179,10 +224,10 @@ mod tests {
         let queue = ("ACTIONS_QUEUE_ARN", "arn:aws:sqs:us-east-1:111122223333:actions.fifo");
         let role = ("SCHEDULER_ROLE_ARN", "arn:aws:iam::111122223333:role/scheduler");
         let region = ("AWS_REGION", "us-east-1");
-        let both = config(&[region, queue, role]).unwrap();
+        let both = config(&[region, TABLE, queue, role]).unwrap();
         assert!(both.policy.expiry_lacks.is_empty());
         assert_eq!(both.schedules.unwrap().group, "default");
-        let half = config(&[region, queue]).unwrap();
+        let half = config(&[region, TABLE, queue]).unwrap();
         assert_eq!(
             (half.schedules, half.policy.expiry_lacks),
             (None, vec!["SCHEDULER_ROLE_ARN"])
@@ -197,9 +242,14 @@ mod tests {
             ("ASSUME_ROLE_EXTERNAL_ID", "external"),
             ("PROTECTED_CIDRS", "198.51.100.1/24, 2001:db8::1,::ffff:192.0.2.0/120"),
             ("ALLOW_PRIVATE_TARGETS", "true"),
+            TABLE,
             (
-                "ALLOWED_ROLE_ARNS",
-                "arn:aws:iam::*:role/aisoc,arn:aws:iam::111122223333:role/r",
+                "ACTIONS_QUEUE_URL",
+                "https://sqs.us-east-1.amazonaws.com/1/actions.fifo",
+            ),
+            (
+                "TARGET_ROLE_ARNS",
+                "arn:aws:iam::444455556666:role/aisoc, arn:aws:iam::111122223333:role/r,",
             ),
             ("CONTAINMENT_TAG", "team:list=deny"),
             ("ENFORCEMENT", "none"),
@@ -211,21 +261,22 @@ mod tests {
                 "STATIC_CREDENTIALS_SECRET_ARN",
                 "arn:aws:secretsmanager:us-east-1:111122223333:secret:key",
             ),
-            ("AUDIT_REGIONS", "us-east-1, eu-west-1,us-east-1"),
-            ("AUDIT_ROLE_ARNS", "arn:aws:iam::444455556666:role/aisoc"),
+            ("TARGET_REGIONS", "us-east-1, eu-west-1,us-east-1"),
         ])
         .unwrap();
         assert_eq!(config.policy.enforcement, Enforcement::None);
         assert!(config.policy.rule_numbers.contains(20) && !config.policy.rule_numbers.contains(21));
         assert_eq!(config.schedules.unwrap().group, "aisoc");
         assert!(config.static_credentials_secret_arn.unwrap().ends_with(":key"));
-        assert_eq!((config.audit.regions.len(), config.audit.roles.len()), (2, 1));
+        let places = &config.policy.places;
+        assert_eq!((places.regions.len(), places.roles.len()), (2, 2));
+        assert_eq!(config.blocks_table_name, "aisoc-blocks");
+        assert!(config.actions_queue_url.unwrap().ends_with("/actions.fifo"));
         assert_eq!(
             config.policy.protected,
             ["198.51.100.0/24", "2001:db8::1/128", "192.0.2.0/24"].map(|block| block.parse().unwrap())
         );
         assert!(config.policy.allow_private);
-        assert_eq!(config.policy.allowed_roles.len(), 2);
         assert_eq!(config.policy.tag.key, "team:list");
         assert_eq!(config.external_id.as_deref(), Some("external"));
     }
@@ -234,9 +285,13 @@ mod tests {
     fn all_that_is_wrong_is_named_at_once() {
         let problems = config(&[
             ("RESULTS_QUEUE_URL", "results"),
+            ("ACTIONS_QUEUE_URL", "actions"),
+            ("BLOCKS_TABLE_NAME", "b"),
+            ("ASSUME_ROLE_EXTERNAL_ID", "soc 1!"),
             ("PROTECTED_CIDRS", "office"),
             ("ALLOW_PRIVATE_TARGETS", "yes"),
-            ("ALLOWED_ROLE_ARNS", "admin"),
+            ("TARGET_ROLE_ARNS", "arn:aws:iam::*:role/aisoc"),
+            ("TARGET_REGIONS", "Ireland"),
             ("CONTAINMENT_TAG", "blocklist"),
             ("ENFORCEMENT", "waf"),
             ("NETWORK_ACL_RULE_NUMBERS", "0-99"),
@@ -244,17 +299,19 @@ mod tests {
             ("SCHEDULER_ROLE_ARN", "scheduler"),
             ("SCHEDULE_GROUP", "a b"),
             ("STATIC_CREDENTIALS_SECRET_ARN", "AKIAIOSFODNN7EXAMPLE"),
-            ("AUDIT_REGIONS", "Ireland"),
-            ("AUDIT_ROLE_ARNS", "arn:aws:iam::*:role/aisoc"),
         ])
         .unwrap_err()
         .problems;
         let names = [
             "AWS_REGION is not set",
             "RESULTS_QUEUE_URL: ",
+            "ACTIONS_QUEUE_URL: ",
+            "BLOCKS_TABLE_NAME: ",
+            "ASSUME_ROLE_EXTERNAL_ID: ",
             "PROTECTED_CIDRS: ",
             "ALLOW_PRIVATE_TARGETS: ",
-            "ALLOWED_ROLE_ARNS: ",
+            "TARGET_ROLE_ARNS: ",
+            "TARGET_REGIONS: ",
             "CONTAINMENT_TAG: ",
             "ENFORCEMENT: ",
             "NETWORK_ACL_RULE_NUMBERS: ",
@@ -262,12 +319,39 @@ mod tests {
             "SCHEDULER_ROLE_ARN: ",
             "SCHEDULE_GROUP: ",
             "STATIC_CREDENTIALS_SECRET_ARN: ",
-            "AUDIT_REGIONS: ",
-            "AUDIT_ROLE_ARNS: ",
         ];
         assert_eq!(problems.len(), names.len());
         for (problem, name) in problems.iter().zip(names) {
             assert!(problem.starts_with(name), "{problem}");
+        }
+    }
+
+    #[test]
+    fn more_roles_than_the_environment_holds_are_refused_with_words() {
+        let roles = |count: usize| {
+            let roles: Vec<String> = (0..count)
+                .map(|n| format!("arn:aws:iam::{n:012}:role/aisoc-containment"))
+                .collect();
+            config(&[
+                ("AWS_REGION", "us-east-1"),
+                TABLE,
+                ("TARGET_ROLE_ARNS", &roles.join(",")),
+            ])
+        };
+        assert_eq!(roles(49).unwrap().policy.places.roles.len(), 49);
+        let problem = roles(60).unwrap_err().to_string();
+        assert!(
+            problem.contains("60 roles take 2939 characters, and at most 2400 fit into the 4 KB"),
+            "{problem}"
+        );
+    }
+
+    #[test]
+    fn external_ids_are_what_sts_takes() {
+        let taken = |id: &str| config(&[("AWS_REGION", "us-east-1"), TABLE, ("ASSUME_ROLE_EXTERNAL_ID", id)]).is_ok();
+        assert!(taken("ab") && taken("soc_1+=,.@:/-") && taken(&"x".repeat(1224)));
+        for bad in ["a", "soc 1!", "é1", &"x".repeat(1225)] {
+            assert!(!taken(bad), "{bad}");
         }
     }
 }

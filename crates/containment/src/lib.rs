@@ -1,28 +1,26 @@
-//! Containment: `BLOCK_IP` and `ALLOW_IP` requests to EC2.
+//! Containment: `BLOCK_IP` and `ALLOW_IP` requests to EC2, and the audit that keeps what they asked for so.
 //!
 //! What it guarantees:
-//! - A request is answered once it is decided, and handed back to its queue while it is not.
-//! - Nothing is changed unless every check was made and passed ([`containment_plan`]).
-//! - What is put into a network is on record before, and stays there until it is gone ([`containment_plan::plan()`]).
+//! - A request is answered once it is decided, and is retried later while it is not.
+//! - Nothing is changed unless every check was made and passed ([`actions`]).
+//! - What is put into a network is in the blocks table before, and stays there until it is gone ([`ports::Blocks`]).
 //! - The same request twice is the same as once.
 //!
-//! What it must never do: report what a fresh look at EC2 has not shown as verified, or a record as a block.
+//! What it must never do: report as verified what EC2 did not show when it was read back, or an item of the table as a
+//! block.
 
-pub mod accounts;
-pub mod audit;
+pub mod aws;
+pub mod block;
 pub mod config;
-pub mod ec2;
-pub mod executor;
-pub mod failure;
 pub mod handler;
 pub mod metrics;
-pub mod network;
-pub mod results;
-mod run;
-pub mod schedules;
+pub mod ports;
+
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod testing;
 
+pub use block::request::Executor;
 pub use config::Config;
-pub use executor::Executor;
 pub use handler::Containment;

@@ -5,9 +5,11 @@ use std::time::Duration;
 use aws_support::credentials::with_static_credentials;
 use aws_support::metrics::StandardOutput;
 use aws_support::{Deadline, SystemClock, sdk};
-use containment::accounts::AwsAccounts;
-use containment::results::ResultsQueue;
-use containment::schedules::EventBridgeSchedules;
+use containment::aws::accounts::AwsAccounts;
+use containment::aws::actions_queue::SqsActionsQueue;
+use containment::aws::blocks::DynamoBlocks;
+use containment::aws::results::ResultsQueue;
+use containment::aws::scheduler::EventBridgeSchedules;
 use containment::{Config, Containment, Executor};
 use lambda_runtime::{LambdaEvent, run, service_fn, tracing};
 use serde_json::value::RawValue;
@@ -35,13 +37,22 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     .await
 }
 
-type RealContainment = Containment<AwsAccounts, EventBridgeSchedules, SystemClock, ResultsQueue, StandardOutput>;
+type RealContainment = Containment<
+    AwsAccounts,
+    DynamoBlocks,
+    EventBridgeSchedules,
+    SystemClock,
+    ResultsQueue,
+    SqsActionsQueue,
+    StandardOutput,
+>;
 
 async fn connect(config: Config) -> RealContainment {
     let aws = sdk::load().await;
     let sqs = aws_sdk_sqs::Client::new(&aws);
     let scheduler = aws_sdk_scheduler::Client::new(&aws);
-    // Queues and schedules are the function's own; networks may be reached with a static key.
+    let table = aws_sdk_dynamodb::Client::new(&aws);
+    // Queues, table and schedules are the function's own; networks may be reached with a static key.
     let (networks, key) = with_static_credentials(&aws, config.static_credentials_secret_arn.as_deref());
     let sts = aws_sdk_sts::Client::new(&networks);
     Containment {
@@ -50,11 +61,12 @@ async fn connect(config: Config) -> RealContainment {
             region: config.region,
             policy: config.policy,
             accounts: AwsAccounts::new(networks, sts, config.external_id, key),
+            table: DynamoBlocks::new(table, config.blocks_table_name),
             schedules: EventBridgeSchedules::new(scheduler, config.schedules),
             clock: SystemClock,
         },
-        audit: config.audit,
-        results: ResultsQueue::new(sqs, config.results_queue_url),
+        results: ResultsQueue::new(sqs.clone(), config.results_queue_url),
+        actions_queue: SqsActionsQueue::new(sqs, config.actions_queue_url),
         metrics: StandardOutput,
     }
 }

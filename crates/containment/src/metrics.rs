@@ -1,20 +1,20 @@
-//! Metrics in CloudWatch's embedded metric format, one line for each request that is done with or handed back, and one
+//! Metrics in CloudWatch's embedded metric format, one line for each request that is done with or retried later, and one
 //! for each place that was audited.
 
+use actions::{Outcome, Status};
 use aws_support::metrics::line;
-use containment_plan::{Outcome, Status};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::audit::{AuditReport, PlaceReport};
+use crate::block::audit::{AuditReport, PlaceReport};
 
 /// How the handling of one request ended.
 #[derive(Clone, Copy, Debug)]
 pub enum Ending<'a> {
     /// With this result
     Decided(&'a Outcome),
-    /// The message went back to its queue
-    HandedBack(&'a Outcome),
+    /// The message returned to its queue
+    Retried(&'a Outcome),
 }
 
 /// The metrics of one request. Exactly one of those that end in a status is 1; `Changed` is 1 where a rule or an entry
@@ -23,7 +23,7 @@ pub enum Ending<'a> {
 pub fn of_request(ending: Ending<'_>, function: &str, now: Timestamp) -> Value {
     let (outcome, status) = match ending {
         Ending::Decided(outcome) => (outcome, Some(outcome.status)),
-        Ending::HandedBack(outcome) => (outcome, None),
+        Ending::Retried(outcome) => (outcome, None),
     };
     // What a rejected request says may be anything, and each value would be a metric of its own.
     let action = outcome
@@ -37,7 +37,7 @@ pub fn of_request(ending: Ending<'_>, function: &str, now: Timestamp) -> Value {
         count("RequestsRejected", status == Some(Status::Rejected)),
         count("RequestsFailed", status == Some(Status::Failed)),
         count("RequestsSimulated", status == Some(Status::Simulated)),
-        count("RequestsHandedBack", status.is_none()),
+        count("RequestsRetried", status.is_none()),
         count("Changed", outcome.changed),
         count("Enforced", outcome.enforced),
     ];
@@ -52,23 +52,34 @@ pub fn of_audits(report: &AuditReport, function: &str, now: Timestamp) -> Value 
     line(now, function, &[], &metrics)
 }
 
-/// The metrics of one place that was audited.
+/// The metrics of one place that was audited. What could not be read is not counted: a fault is not over because nobody
+/// could see it.
 #[must_use]
 pub fn of_audit(place: &PlaceReport, function: &str, now: Timestamp) -> Value {
-    let account = place
-        .role_arn
-        .as_ref()
-        .and_then(|role| role.as_str().split(':').nth(4))
-        .unwrap_or("own");
-    line(
-        now,
-        function,
-        &[("Region", place.region.as_str()), ("Account", account)],
-        &[
-            ("BlockListsAudited", "Count", json!(place.groups_audited)),
-            ("BlockListsInUse", "Count", json!(place.groups_in_use)),
-            ("RulesRevoked", "Count", json!(place.rules_revoked)),
-            ("AuditErrors", "Count", json!(u8::from(place.error.is_some()))),
-        ],
-    )
+    let account = place.role_arn.as_ref().map_or("own", |role| role.account_id());
+    let count = |name, value: usize| (name, "Count", json!(value));
+    let mut metrics = vec![
+        count("RulesRevoked", place.rules_revoked),
+        count("BlocksRestored", place.blocks_restored),
+        count("BlocksLifted", place.blocks_lifted),
+        count("AuditErrors", usize::from(place.error.is_some())),
+    ];
+    let faults = [
+        count("BlockListsInUse", place.block_lists_in_use),
+        count("BlocksNotEnforced", place.blocks_not_enforced),
+        count("BlocksOverdue", place.blocks_overdue),
+        count("BlockListsLost", place.block_lists_lost),
+    ];
+    if place.error.is_none() {
+        metrics.extend([
+            count("BlockLists", place.block_lists),
+            count("Blocks", place.blocks),
+            count("EntriesWithoutBlock", place.entries_without_block),
+        ]);
+        metrics.extend(faults);
+    } else {
+        metrics.extend(faults.into_iter().filter(|(_, _, value)| *value != json!(0)));
+    }
+    let dimensions = [("Region", place.region.as_str()), ("Account", account)];
+    line(now, function, &dimensions, &metrics)
 }

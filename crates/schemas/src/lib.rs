@@ -33,13 +33,14 @@ pub struct File {
 pub fn files() -> Vec<File> {
     vec![
         file::<asff::Event<'_>>("event", "Event"),
-        file::<containment_plan::wire::Request>("request", "Containment request"),
-        file::<containment_plan::Outcome>("result", "Containment result"),
+        file::<actions::wire::Request>("request", "Containment request"),
+        file::<actions::Outcome>("result", "Containment result"),
         file::<poller::input::wire::PollInput>("poll-input", "Input of the poller"),
         file::<poller::report::PollReport>("poll-report", "Report of a poll"),
         file::<poller::report::ConnectionReport>("connection-report", "Report of a connection test"),
-        file::<containment::audit::AuditInput>("audit-input", "Input that asks for an audit"),
-        file::<containment::audit::AuditReport>("audit-report", "Report of an audit"),
+        file::<containment::block::audit::AuditInput>("audit-input", "Input that asks for an audit"),
+        file::<containment::block::audit::AuditReport>("audit-report", "Report of an audit"),
+        file::<containment::block::audit::BlockListing>("block-listing", "Answer to list_blocks"),
     ]
 }
 

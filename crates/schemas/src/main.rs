@@ -4,7 +4,7 @@
 use std::io::{self, BufRead, Write};
 use std::{env, fs};
 
-use containment_plan::Request;
+use actions::Request;
 use serde_json::{Value, json};
 
 fn main() -> io::Result<()> {

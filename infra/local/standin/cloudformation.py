@@ -70,6 +70,8 @@ def _problem(value: str, rules: dict[str, Any]) -> str | None:
     allowed = rules.get("AllowedValues")
     if allowed and value not in [str(each) for each in allowed]:
         return f"Member must satisfy enum value set: {allowed}"
+    if len(value) > int(rules.get("MaxLength", len(value))):
+        return f"Member must have length less than or equal to {rules['MaxLength']}"
     if rules["Type"] == "Number":
         if not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", value):
             return "must be a number"

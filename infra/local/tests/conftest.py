@@ -5,10 +5,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -25,7 +27,7 @@ PLAYBOOKS = f"arn:aws:iam::{local.ACCOUNT}:role/playbooks"
 PARAMETERS = {
     "PlaybookPrincipalArn": PLAYBOOKS,
     "InitialLookbackSeconds": "0",
-    "AllowedRoleArns": "arn:aws:iam::*:role/aisoc-containment",
+    "TargetRoleArns": f"arn:aws:iam::{OTHER_ACCOUNT}:role/aisoc-containment",
     "ProtectedCidrs": "192.0.2.0/28",
 }
 
@@ -264,6 +266,49 @@ def attach(ec2: Any, group: str) -> str:
 
 def results(aws: local.StandIn, queue: str) -> list[dict[str, Any]]:
     return [json.loads(message["Body"]) for message in local.drain(aws.client("sqs"), queue)]
+
+
+def blocks(aws: local.StandIn, stack: local.Stack) -> list[dict[str, Any]]:
+    """The blocks of the table, those that were lifted and are remembered included; by group."""
+    found = [item["block"] for item in table(aws, stack) if item["pk"].startswith("block#")]
+    return sorted(found, key=lambda block: block["group"])
+
+
+def table(aws: local.StandIn, stack: local.Stack) -> list[dict[str, Any]]:
+    """What the blocks table holds."""
+    name = stack.resources["BlocksTable"]
+    items = aws.client("dynamodb").scan(TableName=name, ConsistentRead=True)["Items"]
+    return [{key: _READ.deserialize(value) for key, value in item.items()} for item in items]
+
+
+def let_changes_show(aws: local.StandIn, stack: local.Stack, attempted_at: str | None = "2026-01-01T00:00:00Z") -> None:
+    """As some time after a function was killed: its lease has ended, and EC2 shows what it changed."""
+    for item in table(aws, stack):
+        if item["pk"].startswith("lease#"):
+            keys = {key: {"S": item[key]} for key in ("pk", "sk")}
+            aws.client("dynamodb").delete_item(TableName=stack.resources["BlocksTable"], Key=keys)
+        elif item["pk"].startswith("block#") and attempted_at:
+            item["block"]["attempted_at"] = attempted_at
+            _put(aws, stack, item)
+
+
+def let_blocks_age(aws: local.StandIn, stack: local.Stack, by: timedelta) -> None:
+    """So much of each block's time is over. Its schedule has not run."""
+    let_changes_show(aws, stack)
+    for item in table(aws, stack):
+        for terms in filter(None, (item.get("block", {}).get(name) for name in ("terms", "renews"))):
+            if terms["expires_at"]:
+                end = datetime.fromisoformat(terms["expires_at"]) - by
+                terms["expires_at"] = end.isoformat().replace("+00:00", "Z")
+                _put(aws, stack, item)
+
+
+def _put(aws: local.StandIn, stack: local.Stack, item: dict[str, Any]) -> None:
+    written = {key: _WRITE.serialize(value) for key, value in item.items()}
+    aws.client("dynamodb").put_item(TableName=stack.resources["BlocksTable"], Item=written)
+
+
+_READ, _WRITE = TypeDeserializer(), TypeSerializer()
 
 
 def schedules(aws: local.StandIn, group: str = SCHEDULE_GROUP) -> list[dict[str, Any]]:

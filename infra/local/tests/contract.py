@@ -13,6 +13,7 @@ import local
 
 EVENTS = local.ROOT / "events"
 SCHEMAS = EVENTS / "schemas"
+_BY_MEMBER = {"places": "audit-report", "blocks": "block-listing"}  # of the containment function
 _SCHEMA_OF_QUEUE = {"findings": "event", "actions": "request", "results": "result"}
 
 
@@ -79,5 +80,5 @@ def check_answer(function: str, answer: Any) -> None:
         case "poller":
             name = "connection-report" if "success" in answer else "poll-report"
         case _:
-            name = "audit-report" if "mode" in answer else "result"
+            name = next((name for member, name in _BY_MEMBER.items() if member in answer), "result")
     _check(f"answer of {function}", validator(name, only_known=True), answer)

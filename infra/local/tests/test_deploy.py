@@ -16,6 +16,7 @@ from conftest import PARAMETERS, PLAYBOOKS, default_vpc, ingress
 
 TEMPLATE = yaml_parse(local.TEMPLATE.read_text())
 LONG_ROLE = "arn:aws:iam::123456789012:role/team/aisoc+playbooks@soc"
+TARGET_ROLE = "arn:aws:iam::111122223333:role/aisoc-containment"
 
 # Of each parameter with a pattern: what it takes, and mistakes that it refuses.
 EXAMPLES: dict[str, tuple[list[str], list[str]]] = {
@@ -24,7 +25,7 @@ EXAMPLES: dict[str, tuple[list[str], list[str]]] = {
         ["", "6 hours", "rate(0 hours)", "rate(6h)", "every day", "at(2026-11-24T00:00:00)", "cron(x)", "cron(* * *)"],
     ),
     "PollIntervalMinutes": (["5", "15", "480"], ["", "4", "481", "7.5", "five", "05", "5 minutes"]),
-    "AuditIntervalMinutes": (["2", "5", "480"], ["", "1", "481", "2.5", "rate(5 minutes)"]),
+    "AuditIntervalMinutes": (["1", "5", "480"], ["", "0", "-5", "481", "2.5", "05", "rate(5 minutes)"]),
     "LookbackSeconds": (["0", "3600", "99999999"], ["", "100000000", "-1", "1h", "3600.5"]),
     "InitialLookbackSeconds": (["0", "604800"], ["", "-1", "7 days", "0.5"]),
     "StateTtlDays": (["91", "120", "36500"], ["", "90", "9", "36501", "120.5"]),
@@ -32,7 +33,7 @@ EXAMPLES: dict[str, tuple[list[str], list[str]]] = {
         ["", "us-east-1", "us-east-1,eu-west-1", "us-east-1, us-gov-west-1,ap-southeast-4"],
         ["Ireland", "us-east-1a", "us-east-1;eu-west-1", "us-east-1,,eu-west-1,x", "*"],
     ),
-    "AuditRegions": (
+    "TargetRegions": (
         ["", "us-east-1", "us-east-1, cn-north-1,us-iso-east-1"],
         ["Ireland", "us-east-1,", "us-east-1 eu-west-1", "all"],
     ),
@@ -68,15 +69,23 @@ EXAMPLES: dict[str, tuple[list[str], list[str]]] = {
             *["198.51.100.256", "198.51.100.0/33", "2001:db8::/129"],
         ],
     ),
-    "AllowedRoleArns": (
-        ["", "arn:aws:iam::*:role/aisoc-containment", "arn:aws:iam::111122223333:role/a, arn:aws:iam::*:role/path/b"],
-        ["*", "arn:aws:iam::*:role/*", "aisoc-containment", "arn:aws:iam::*:user/ana", "arn:aws:iam::1234:role/a"],
-    ),
-    "AuditRoleArns": (
-        ["", "arn:aws:iam::111122223333:role/aisoc-containment"],
-        ["arn:aws:iam::*:role/aisoc-containment", "*", "arn:aws:sts::111122223333:assumed-role/a/b"],
+    "TargetRoleArns": (
+        [
+            "",
+            ",".join([TARGET_ROLE] * 49),  # as many as the descriptions say
+            "arn:aws:iam::111122223333:role/aisoc-containment,arn:aws:iam::444455556666:role/soc/containment",
+        ],
+        [
+            *["*", "aisoc-containment", "arn:aws:iam::*:role/aisoc-containment", "arn:aws:iam::111122223333:role/*"],
+            *["arn:aws:iam::111122223333:user/ana", "arn:aws:sts::111122223333:assumed-role/a/b", f"{TARGET_ROLE},"],
+            *[f"{TARGET_ROLE}, {TARGET_ROLE}", f"{TARGET_ROLE};{TARGET_ROLE}", ",".join([TARGET_ROLE] * 50)],
+        ],
     ),
     "AssumeRoleExternalId": (["", "secret-handshake", "a:b/c=d@e"], ["x", "two words", "semi;colon"]),
+    "PermissionsBoundaryArn": (
+        ["", "arn:aws:iam::aws:policy/PowerUserAccess", "arn:aws:iam::123456789012:policy/team/boundary"],
+        ["boundary", "arn:aws:iam::123456789012:role/boundary", "arn:aws:iam::123456789012:policy/*"],
+    ),
     "PlaybookPrincipalArn": (
         ["", LONG_ROLE, "arn:aws-us-gov:iam::123456789012:user/ana"],
         ["*", "123456789012", "arn:aws:iam::123456789012:root", "arn:aws:iam::123456789012:role/*", "playbooks"],
@@ -150,8 +159,13 @@ def test_the_functions_start_with_what_the_parameters_take(
 ) -> None:
     """The last of the good examples, all at once."""
     right = {name: next(v for v in reversed(values) if v) for name, (values, _) in {**EXAMPLES, **BOUNDS}.items()}
-    # The secret is read where it is used; which VPC, EC2 knows.
-    right.update(StaticCredentialsSecretArn="", VpcId=default_vpc(aws.client("ec2")), EnableContainment="true")
+    # What the secret and the boundary name would have to exist; which VPC, EC2 knows.
+    right.update(
+        StaticCredentialsSecretArn="",
+        PermissionsBoundaryArn="",
+        VpcId=default_vpc(aws.client("ec2")),
+        EnableContainment="true",
+    )
     stack = aws.deploy(**right)
     aws.client("securityhub").enable_security_hub()
     answer = start("poller", **stack.environment("Poller")).invoke(local.event("poll-test-connection"))
@@ -223,6 +237,48 @@ def test_the_block_list_of_the_stack_can_be_blocked_on(
     assert TEMPLATE["Resources"]["BlockList"]["DeletionPolicy"] == "RetainExceptOnCreate"
 
 
+def test_the_blocks_outlive_the_stack(aws: local.StandIn, stack: local.Stack) -> None:
+    made = TEMPLATE["Resources"]["BlocksTable"]
+    assert (made["DeletionPolicy"], made["UpdateReplacePolicy"]) == ("RetainExceptOnCreate", "Retain")
+    name = stack.outputs["BlocksTableName"]
+    assert stack.environment("Containment")["BLOCKS_TABLE_NAME"] == name
+    dynamodb = aws.client("dynamodb")
+    table = dynamodb.describe_table(TableName=name)["Table"]
+    assert table["KeySchema"] == [
+        {"AttributeName": "pk", "KeyType": "HASH"},
+        {"AttributeName": "sk", "KeyType": "RANGE"},
+    ]
+    assert {a["AttributeName"]: a["AttributeType"] for a in table["AttributeDefinitions"]} == {"pk": "S", "sk": "S"}
+    assert table["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
+    # moto leaves the time to live and the backups out.
+    assert made["Properties"]["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
+    assert made["Properties"]["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    # Encrypted as the state table is.
+    assert "SSESpecification" not in made["Properties"]
+    assert "SSESpecification" not in TEMPLATE["Resources"]["StateTable"]["Properties"]
+
+
+def test_the_longest_list_of_roles_fits_into_lambdas_environment(aws: local.StandIn) -> None:
+    # GIVEN the longest name that a stack can have, and the longest list of roles
+    name = "a" * 54
+    stack = aws.deploy(name, **{**PARAMETERS, "TargetRoleArns": ",".join([TARGET_ROLE] * 49)})
+    variables = stack.configuration("Containment")["Environment"]["Variables"]
+    assert len(variables["TARGET_ROLE_ARNS"]) == TEMPLATE["Parameters"]["TargetRoleArns"]["MaxLength"] == 2400
+    size = sum(len(key) + len(value) for key, value in variables.items())
+    # THEN there is room for a secret's ARN, an external id, some regions and some protected CIDR blocks
+    assert size < 4096 - 600
+
+
+@pytest.mark.parameters(PermissionsBoundaryArn="arn:aws:iam::123456789012:policy/boundary")
+def test_a_permissions_boundary_is_that_of_every_role(aws: local.StandIn, stack: local.Stack) -> None:
+    iam = aws.client("iam")
+    roles = [physical for name, physical in stack.resources.items() if name.endswith("Role")]
+    assert len(roles) == 5
+    for role in roles:
+        boundary = iam.get_role(RoleName=role)["Role"]["PermissionsBoundary"]
+        assert boundary["PermissionsBoundaryArn"] == "arn:aws:iam::123456789012:policy/boundary"
+
+
 # ---- queues --------------------------------------------------------------------------------------------------------
 
 
@@ -267,6 +323,11 @@ def test_a_request_is_not_received_again_while_it_is_carried_out(aws: local.Stan
     assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
     redrive = json.loads(attributes["RedrivePolicy"])
     assert redrive["deadLetterTargetArn"] == dict(queues(aws, stack))["ActionsDeadLetterQueue"]["QueueArn"]
+    # By its receive count a request that is retried waits 5, 10, 20, 40, 60, 60, ... seconds: 10 minutes or so in all.
+    waits = [min(5 * 2**n, 60) for n in range(int(redrive["maxReceiveCount"]))]
+    assert waits[:6] == [5, 10, 20, 40, 60, 60]
+    assert 600 <= sum(waits) <= 660
+    assert stack.environment("Containment")["ACTIONS_QUEUE_URL"] == stack.outputs["ActionsQueueUrl"]
 
 
 # ---- schedules -----------------------------------------------------------------------------------------------------
@@ -383,6 +444,23 @@ def test_what_has_stopped_is_noticed_after_three_intervals(
     assert all(alarm["AlarmActions"] == ["arn:aws:sns:us-east-1:123456789012:soc"] for alarm in alarms)
 
 
+def test_alarms_on_what_an_audit_found_stand_until_an_audit_finds_it_repaired() -> None:
+    alarms = {
+        "BlocksNotEnforcedAlarm": "BlocksNotEnforced",
+        "BlocksOverdueAlarm": "BlocksOverdue",
+        "BlockListAttachedAlarm": "BlockListsInUse",
+        "BlockListsLostAlarm": "BlockListsLost",
+    }
+    for name, metric in alarms.items():
+        properties = TEMPLATE["Resources"][name]["Properties"]
+        assert properties["MetricName"] == metric
+        # The last data decides, and periods without data between two audits change nothing.
+        assert (properties["EvaluationPeriods"], properties["TreatMissingData"]) == (1, "ignore")
+        assert (properties["Statistic"], properties["ComparisonOperator"]) == ("Maximum", "GreaterThanThreshold")
+        assert properties["Threshold"] == 0
+        assert "audit" in properties["AlarmDescription"]
+
+
 def test_the_dashboard_shows_metrics_logs_and_alarms_that_exist(
     aws: local.StandIn, stack: local.Stack, containment: local.Function
 ) -> None:
@@ -402,7 +480,7 @@ def test_the_dashboard_shows_metrics_logs_and_alarms_that_exist(
             for namespace, name in metrics_of(properties["metrics"]):
                 assert name in known[namespace], properties["title"]
     assert shown == alarms
-    # The fields that the table of orders shows are those of the log.
+    # The fields that the table of results shows are those of the log.
     (table,) = [w["properties"]["query"] for w in widgets if w["type"] == "log"]
     assert f"SOURCE '{stack.resources['ContainmentLogs']}'" in table
     containment.invoke(json.loads(local.event("bad-target-private")))

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from samcli.yamlhelper import yaml_parse
 
+import contract
 import local
 from conftest import EVENT_GROUP, PARAMETERS, PLAYBOOKS, create_role, default_acl, denied, ingress, own_findings
 
@@ -184,21 +185,13 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert not anchor or anchor in anchors(document), target
 
 
-def codes(source: str) -> set[str]:
-    """The error codes that a source file speaks of, without its tests."""
-    text = (local.ROOT / "crates" / source).read_text().partition("#[cfg(test)]")[0]
-    return set(re.findall(r'=> "([a-z_]+)"', text)) | set(
-        re.findall(r'\(?"([a-z]+_[a-z_]+|throttled|unreachable)",', text)
-    )
-
-
 def test_every_error_code_is_explained() -> None:
     readme = (local.ROOT / "README.md").read_text()
     section = readme.partition("## Troubleshooting")[2].partition("\n## ")[0]
     explained = set(re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\| (.+?) \|", section, re.MULTILINE))))
-    refusals = codes("containment-plan/src/lib.rs")
-    assert len(refusals) == 8
-    assert refusals | codes("containment/src/failure.rs") | codes("poller/src/report.rs") <= explained
+    codes = {member["const"] for member in contract.schema("result")["$defs"]["ErrorCode"]["oneOf"]}
+    assert len(codes) > 20
+    assert codes <= explained
 
 
 def test_every_parameter_and_alarm_is_in_the_readme() -> None:
@@ -211,6 +204,25 @@ def test_every_parameter_and_alarm_is_in_the_readme() -> None:
     for name, resource in template["Resources"].items():
         if resource["Type"] == "AWS::CloudWatch::Alarm":
             assert f"`{name}`" in alarms, name
+
+
+def test_the_page_for_operations_says_what_to_do_at_each_alarm() -> None:
+    page = (local.ROOT / "docs" / "operations.md").read_text()
+    alarms = page.partition("## Alarms")[2].partition("\n## ")[0]
+    explained = re.findall(r"`(\w+Alarm)`", "".join(re.findall(r"^\| (`.+?) \|", alarms, re.MULTILINE)))
+    resources = yaml_parse(local.TEMPLATE.read_text())["Resources"]
+    assert sorted(explained) == sorted(n for n, r in resources.items() if r["Type"] == "AWS::CloudWatch::Alarm")
+
+
+def test_the_number_of_accounts_is_what_the_parameter_takes() -> None:
+    page = (local.ROOT / "docs" / "operations.md").read_text()
+    section = page.partition("### How many accounts")[2].partition("\n### ")[0]
+    rows = re.findall(r"^\| .+ \| (\d+) \| (\d+) \|$", section, re.MULTILINE)
+    longest = yaml_parse(local.TEMPLATE.read_text())["Parameters"]["TargetRoleArns"]["MaxLength"]
+    assert len(rows) == 3 and f"{longest:,}" in section
+    for length, roles in rows:
+        assert int(roles) == (longest + 1) // (int(length) + 1)
+    assert rows[0][0] == str(len("arn:aws:iam::111122223333:role/aisoc-containment"))
 
 
 def test_the_cost_adds_up() -> None:

@@ -106,7 +106,7 @@ def test_a_vpc_without_a_subnet_has_nothing_that_could_block(ec2: Any, containme
     vpc = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
     group = block_list(ec2, name="other", vpc=vpc)
     answer = containment.invoke(request(group))
-    assert (answer["status"], answer["error"]["code"]) == ("rejected", "network_acl_not_in_vpc")
+    assert (answer["status"], answer["error"]["code"]) == ("rejected", "network_acl_without_subnet")
     assert ingress(ec2, group) == []
 
 
@@ -227,7 +227,7 @@ def test_enforcement_that_fails_for_good_leaves_nothing(
     aws: local.StandIn, ec2: Any, group: str, acl: str, containment: local.Function
 ) -> None:
     fault = {"service": "ec2", "operation": "CreateNetworkAclEntry", "code": "UnauthorizedOperation", "status": 403}
-    aws.fail(fault)
+    aws.fail({**fault, "times": 9})
     answer = containment.invoke(request(group))
     assert flags(answer) == ("failed", False, False, False)
     assert (answer["error"]["code"], answer["error"]["retryable"]) == ("access_denied", False)
@@ -247,13 +247,13 @@ def test_without_enforcement_the_record_is_kept_and_lifted(
     assert flags(enforcing.invoke(request(group))) == BLOCKED
     assert flags(recording.invoke(request(group, "allow-ip"))) == LIFTED
     assert (ingress(ec2, group), denied(ec2, acl)) == ([], [])
-    # WHEN network ACLs may not be looked at
-    recording.invoke(request(group))
-    denied_look = {"service": "ec2", "operation": "DescribeNetworkAcls", "code": "UnauthorizedOperation", "status": 403}
-    aws.fail({**denied_look, "times": 9})
-    answer = recording.invoke(request(group, "allow-ip"))
+    # WHEN network ACLs may not be read
+    recording.invoke(request(group, request_id="again"))
+    denial = {"service": "ec2", "operation": "DescribeNetworkAcls", "code": "UnauthorizedOperation", "status": 403}
+    aws.fail({**denial, "times": 9})
+    answer = recording.invoke(request(group, "allow-ip", request_id="lift again"))
     assert flags(answer) == ("succeeded", True, False, False)
-    assert "could not be looked at" in answer["summary"]
+    assert "may not be read" in answer["summary"]
 
 
 def test_a_target_that_became_protected_can_still_be_lifted(
@@ -353,22 +353,21 @@ def test_a_block_ends_by_itself(
     assert schedule["Target"]["RoleArn"].startswith(f"arn:aws:iam::{local.ACCOUNT}:role/aisoc-ExpirySchedulerRole-")
     (rule,) = ingress_rules(ec2, group)
     assert tags_of(rule)["aisoc:expires-at"] == answer["details"]["expires_at"]
-    # The record stood before the schedule, the schedule before the deny.
-    order = ["AuthorizeSecurityGroupIngress", "CreateSchedule", "CreateNetworkAclEntry"]
-    assert [call["operation"] for call in aws.calls() if call["operation"] in order] == order
+    # The block is in the table before anything else is changed.
+    changes = {"TransactWriteItems", "AuthorizeSecurityGroupIngress", "CreateSchedule", "CreateNetworkAclEntry"}
+    first, *others = (call["operation"] for call in aws.calls() if call["operation"] in changes)
+    assert first == "TransactWriteItems" and changes <= {first, *others}
 
     aws.fire(schedule["Name"], SCHEDULE_GROUP)
     (sent,) = local.drain(aws.client("sqs"), actions_queue)
     assert sent["Attributes"]["MessageGroupId"] == group
     # It is what events/ shows of it.
     expected = json.loads(local.event("allow-ip-expiry").replace(EVENT_GROUP, group))
-    assert {**json.loads(sent["Body"]), "params": None, "rationale": None, "requested_by": None} == {
-        **expected,
-        "target": TARGET,
-        "params": None,
-        "rationale": None,
-        "requested_by": None,
-    }
+    lift = json.loads(sent["Body"])
+    assert lift.keys() == {*expected, "requested_by"}
+    assert lift["only_if_expires_at"] == answer["details"]["expires_at"]
+    for member in ("action", "target", "only_if_blocked_by"):
+        assert lift[member] == (TARGET if member == "target" else expected[member])
     assert containment.invoke(local.as_sqs_event([sent])) == DONE
     assert flags(results(aws, results_queue)[-1]) == LIFTED
     assert (ingress(ec2, group), denied(ec2, acl), schedules(aws)) == ([], [], [])
@@ -489,13 +488,13 @@ def test_a_list_that_has_become_attached_loses_its_rules_and_the_blocks_hold(
     (rule,) = ingress_rules(ec2, group)
     report = containment.invoke(local.event("audit"))
     assert report["complete"] is True
-    (place,) = report["places"]
-    assert (place["groups_audited"], place["groups_in_use"], place["rules_revoked"]) == (2, 1, 1)
+    place = report["places"][0]
+    assert (place["block_lists"], place["block_lists_in_use"], place["rules_revoked"]) == (2, 1, 1)
     assert (ingress(ec2, group), len(ingress(ec2, other))) == ([], 1)
     assert DENY in denied(ec2, acl)
     (result,) = results(aws, results_queue)
     assert (result["action"], result["error"]["code"]) == ("AUDIT", "group_in_use")
-    assert flags(result) == BLOCKED
+    assert flags(result) == ("failed", True, True, True)
     assert interface in result["error"]["message"]
     assert rule["SecurityGroupRuleId"] in result["error"]["message"]
     log = containment.log()
@@ -542,7 +541,7 @@ def test_the_audit_goes_into_other_regions_and_accounts(
     theirs = aws.client("ec2", credentials=aws.account(OTHER_ACCOUNT))
     groups = []
     role = f"arn:aws:iam::{OTHER_ACCOUNT}:role/aisoc-containment"
-    containment = start_containment(AUDIT_REGIONS="us-east-1,eu-west-1", AUDIT_ROLE_ARNS=role)
+    containment = start_containment(TARGET_REGIONS="us-east-1,eu-west-1", TARGET_ROLE_ARNS=role)
     for ec2, region, params in [
         (ireland, "eu-west-1", {}),
         (theirs, "us-east-1", {"aws_assume_role_arn": role}),
@@ -566,7 +565,7 @@ def test_a_place_that_cannot_be_audited_stops_no_other_and_fails_the_audit(
     aws: local.StandIn, ec2: Any, group: str, start_containment: Callable[..., local.Function]
 ) -> None:
     role = f"arn:aws:iam::{OTHER_ACCOUNT}:role/aisoc-containment"
-    containment = start_containment(AUDIT_ROLE_ARNS=role)
+    containment = start_containment(TARGET_ROLE_ARNS=role)
     containment.invoke(request(group))
     attach(ec2, group)
     aws.settings(roles_must_exist=True)
@@ -580,7 +579,7 @@ def test_a_place_that_cannot_be_audited_stops_no_other_and_fails_the_audit(
 def test_a_mode_that_is_not_known(containment: local.Function) -> None:
     with pytest.raises(local.FunctionError) as failure:
         containment.invoke(local.event("bad-mode"))
-    assert (failure.value.type, failure.value.message) == ("InvalidInput", 'mode must be "audit"')
+    assert (failure.value.type, failure.value.message) == ("InvalidInput", 'mode must be "audit" or "list_blocks"')
 
 
 # ---- other accounts and keys ---------------------------------------------------------------------------------------
@@ -656,6 +655,7 @@ def test_a_static_key_is_used_for_networks_and_for_nothing_of_our_own(
     assert keys_by_service(aws, before) == {
         "secretsmanager": {"standin"},
         "ec2": {"AKIASTATICKEY"},
+        "dynamodb": {"standin"},
         "scheduler": {"standin"},
         "sqs": {"standin"},
     }

@@ -21,8 +21,10 @@ from conftest import EVENT_GROUP
 
 # What no schema can say: it depends on the function's settings.
 REFUSED_BY_POLICY = {
+    "bad-region",
     "bad-role",
     "bad-target-everything",
+    "bad-target-nat64",
     "bad-target-private",
     "bad-target-protected",
     "bad-target-too-wide",
@@ -65,8 +67,8 @@ def test_each_event_is_as_its_schema_says(name: str) -> None:
         )
     elif name.startswith("poll-"):
         assert is_valid("poll-input", event) is not name.startswith("poll-bad-")
-    elif name in ("audit", "bad-mode"):
-        assert is_valid("audit-input", event) is (name == "audit")
+    elif name in ("audit", "list-blocks", "bad-mode"):
+        assert is_valid("audit-input", event) is (name != "bad-mode")
         assert not is_valid("request", event)
     elif name.startswith("bad-"):
         (refusal,) = read([json.dumps(event)])
@@ -216,7 +218,8 @@ def test_what_a_schedule_is_to_send_is_a_request(
         ("findings", "event", {"ingested_at": "today"}, "'date-time'"),
         ("findings", "event", {"more": 1}, "'more' was unexpected"),
         ("results", "result", {"details": {}}, "is a required property"),
-        ("results", "result", {"error": {"code": "x", "message": "m", "remedy": "r"}}, "retryable"),
+        ("results", "result", {"error": {"code": "x", "message": "m", "remedy": "r", "retryable": True}}, "code: 'x'"),
+        ("results", "result", {"error": {"code": "busy", "message": "m", "remedy": "r"}}, "retryable"),
         ("actions.fifo", "request", {"dry_run": "yes"}, r"\$.dry_run"),
     ],
 )

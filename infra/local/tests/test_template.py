@@ -12,7 +12,7 @@ import local
 from conftest import EXTERNAL_ID, OTHER_ACCOUNT, TARGET_ROLE, actions, deploy_target_role
 
 CRATES = local.ROOT / "crates"
-CONDITIONS = {"WritesNetworkAcls", "HasAllowedRoles", "HasAuditRoles", "HasKmsKey", "HasStaticCredentials"}
+CONDITIONS = {"WritesNetworkAcls", "HasTargetRoles", "HasKmsKey", "HasStaticCredentials"}
 
 
 def statements(template: dict[str, Any], role: str, but: frozenset[str] = frozenset()) -> Iterator[dict[str, Any]]:
@@ -51,11 +51,11 @@ def target_role() -> dict[str, Any]:
 def test_networks_are_changed_with_exactly_the_rights_the_code_uses(
     stack: dict[str, Any], target_role: dict[str, Any]
 ) -> None:
-    called = set(re.findall(r'"(ec2:\w+)"', code_of("containment/src/ec2.rs")))
+    called = set(re.findall(r'"(ec2:\w+)"', code_of("containment/src/aws/ec2.rs")))
     assert len(called) == 10
     assert granted(stack, "ContainmentRole", "ec2") == called
     assert granted(target_role, "ContainmentTarget", "ec2") == called
-    called = set(re.findall(r'"(scheduler:\w+)"', code_of("containment/src/schedules.rs")))
+    called = set(re.findall(r'"(scheduler:\w+)"', code_of("containment/src/aws/scheduler.rs")))
     assert granted(stack, "ContainmentRole", "scheduler") == called
     # Another account holds none of our queues, schedules and secrets.
     assert all(action.startswith("ec2:") for s in statements(target_role, "ContainmentTarget") for action in actions(s))
@@ -87,7 +87,7 @@ def test_every_change_of_a_network_is_narrowed(stack: dict[str, Any], target_rol
                 # Rules are taken away by what may be done to their groups alone.
                 assert set(writes) == {"ec2:AuthorizeSecurityGroupIngress", "ec2:CreateTags"}
                 keys = set(condition["ForAllValues:StringEquals"]["aws:TagKeys"])
-                assert keys == set(re.findall(r'"(aisoc:[\w-]+)"', code_of("containment-plan/src/record.rs")))
+                assert keys == set(re.findall(r'"(aisoc:[\w-]+)"', code_of("actions/src/block/tags.rs")))
                 assert condition["Null"] == {"aws:TagKeys": "false"}
 
 
@@ -123,6 +123,31 @@ def test_the_audit_is_scheduled(stack: dict[str, Any]) -> None:
     assert audit["Input"] == '{"mode":"audit"}'
     assert audit["ScheduleExpression"] == {"Fn::Sub": "rate(${AuditIntervalMinutes} minutes)"}
     assert stack["Parameters"]["AuditIntervalMinutes"]["Default"] == "5"
+
+
+def test_no_schedule_can_have_an_interval_below_a_minute(stack: dict[str, Any]) -> None:
+    # A number of minutes, or an expression of EventBridge Scheduler, whose least unit is the minute.
+    expressions = set()
+    for resource in stack["Resources"].values():
+        for event in resource.get("Properties", {}).get("Events", {}).values():
+            if event["Type"] == "ScheduleV2":
+                expressions.add(str(event["Properties"]["ScheduleExpression"]))
+    named = {name for name in stack["Parameters"] if any(name in expression for expression in expressions)}
+    assert len(named) == len(expressions)
+    for name in named:
+        pattern = stack["Parameters"][name]["AllowedPattern"]
+        for wrong in ("", "0", "-1", "00", "0.5", "rate(0 minutes)", "rate(-1 minutes)", "rate(0 hours)"):
+            assert not re.fullmatch(pattern, wrong), (name, wrong)
+
+
+def test_every_role_can_have_a_permissions_boundary(stack: dict[str, Any], target_role: dict[str, Any]) -> None:
+    boundary = {"Fn::If": ["HasPermissionsBoundary", {"Ref": "PermissionsBoundaryArn"}, {"Ref": "AWS::NoValue"}]}
+    for template in (stack, target_role):
+        roles = {n: r["Properties"] for n, r in template["Resources"].items() if r["Type"] == "AWS::IAM::Role"}
+        assert roles
+        assert {name: role["PermissionsBoundary"] for name, role in roles.items()} == dict.fromkeys(roles, boundary)
+    rules = {"Default": "", "AllowedPattern": stack["Parameters"]["PermissionsBoundaryArn"]["AllowedPattern"]}
+    assert rules.items() <= target_role["Parameters"]["PermissionsBoundaryArn"].items()
 
 
 OURS = f"arn:aws:iam::{local.ACCOUNT}:role/aisoc-containment-function"

@@ -1,0 +1,474 @@
+//! What is answered to a request, and what an audit tells.
+
+use aws_text::NetworkAclId;
+use serde::Serialize;
+
+use crate::block::compare::listed;
+use crate::block::{DenyEntry, Step};
+use crate::policy::Enforcement;
+use crate::request::{Notes, Rejection, Request};
+use crate::rule::IngressRule;
+use crate::{ErrorCode, ErrorDetail, Refusal};
+
+/// The result of a request: to the results queue, to the log, and to whoever called the function directly.
+/// Also of an audit, one for each thing that it mended or could not mend: `action` is then `AUDIT`.
+///
+/// A later version may add members: readers should pass over those they do not know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Outcome {
+    /// The request's id, or where it has none the message's or the invocation's
+    pub request_id: String,
+    /// The request's action, as given where it could not be read
+    pub action: Option<String>,
+    /// The request's target as a CIDR block, as given where it could not be read
+    pub target: Option<String>,
+    /// How it ended
+    pub status: Status,
+    /// The request changed something that is still so
+    pub changed: bool,
+    /// As read back: in each network ACL concerned a deny entry stands before every allow that overlaps it. Of an
+    /// `ALLOW_IP`: some deny entry for the rule still stands. The security group's rule alone stops nothing
+    pub enforced: bool,
+    /// Read back, it is as the request asked
+    pub verified: bool,
+    /// For a person
+    pub summary: String,
+    /// What was read and changed
+    pub details: Details,
+    /// What went wrong
+    pub error: Option<ErrorDetail>,
+    /// The request's own, as far as they could be read
+    #[serde(flatten)]
+    pub notes: Notes,
+    /// When the result was made, RFC 3339 in UTC
+    #[cfg_attr(feature = "schema", schemars(extend("format" = "date-time")))]
+    pub completed_at: String,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It is as asked
+    Succeeded,
+    /// It could not be done
+    Failed,
+    /// It was not tried: the request is wrong or not allowed
+    Rejected,
+    /// A dry run: it could have been done
+    Simulated,
+}
+
+impl Status {
+    /// The name used in results.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Succeeded => "succeeded",
+            Status::Failed => "failed",
+            Status::Rejected => "rejected",
+            Status::Simulated => "simulated",
+        }
+    }
+}
+
+/// What was read and changed. What is not known is null.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Details {
+    /// The block list
+    pub security_group_id: Option<String>,
+    /// The rule on it
+    pub security_group_rule_id: Option<String>,
+    /// The group's VPC
+    pub vpc_id: Option<String>,
+    /// The group's account
+    pub account_id: Option<String>,
+    /// The group's region
+    pub region: Option<String>,
+    /// Entries of network ACLs: those that stand, and those that the request removed
+    pub network_acl_entries: Vec<NetworkAclEntry>,
+    /// When the block ends by itself, RFC 3339 in UTC
+    #[cfg_attr(feature = "schema", schemars(extend("format" = "date-time")))]
+    pub expires_at: Option<String>,
+    /// Of a dry run: the changes that would be made now
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
+    pub planned_steps: Option<Vec<String>>,
+    /// Of a block list found attached: what it is attached to; at most 100
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
+    pub network_interface_ids: Option<Vec<String>>,
+    /// Of an audit: the ingress rules it revoked; at most 100
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
+    pub revoked_rules: Option<Vec<String>>,
+}
+
+/// The most interfaces and rules in a result: it must fit into a message, whatever was found.
+pub const MAX_LISTED: usize = 100;
+
+/// An entry of a network ACL.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct NetworkAclEntry {
+    /// The network ACL
+    pub network_acl_id: String,
+    /// The entry's number
+    pub rule_number: u16,
+    /// The request added or removed it
+    pub changed: bool,
+}
+
+impl NetworkAclEntry {
+    /// Of an entry that stands, or stood.
+    #[must_use]
+    pub fn of(entry: &DenyEntry, changed: bool) -> Self {
+        Self {
+            network_acl_id: entry.acl.to_string(),
+            rule_number: entry.number,
+            changed,
+        }
+    }
+}
+
+/// What is so at the end of a request, as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    pub changed: bool,
+    pub enforced: bool,
+    pub verified: bool,
+}
+
+impl Outcome {
+    /// Of a body that is no request.
+    #[must_use]
+    pub fn of_rejection(rejection: Rejection, completed_at: String) -> Self {
+        Self {
+            request_id: rejection.request_id,
+            action: rejection.action,
+            target: rejection.target,
+            status: Status::Rejected,
+            changed: false,
+            enforced: false,
+            verified: false,
+            summary: format!("rejected, nothing was read: {}", rejection.refusal.message),
+            details: Details::default(),
+            error: Some(rejection.refusal.into()),
+            notes: rejection.notes,
+            completed_at,
+        }
+    }
+
+    /// Of a request that is refused before it changed anything.
+    #[must_use]
+    pub fn of_refusal(request: &Request, refusal: Refusal, details: Details, completed_at: String) -> Self {
+        let status = refusal.code.refusal_status();
+        let summary = match status {
+            Status::Rejected => format!("rejected, nothing changed: {}", refusal.message),
+            Status::Failed | Status::Succeeded | Status::Simulated => format!("not done: {}", refusal.message),
+        };
+        Self {
+            error: Some(refusal.into()),
+            ..Self::of(request, status, Flags::default(), summary, details, completed_at)
+        }
+    }
+
+    /// Of a request that could not be carried out, or not wholly.
+    #[must_use]
+    pub fn of_failure(
+        request: &Request,
+        error: ErrorDetail,
+        flags: Flags,
+        details: Details,
+        completed_at: String,
+    ) -> Self {
+        let mut summary = match (error.retryable, flags.changed) {
+            (true, _) => format!("not done yet: {}", error.message),
+            (false, false) => format!("not done: {}", error.message),
+            (false, true) => format!("not done as asked: {}", error.message),
+        };
+        if flags.changed {
+            summary.push_str(&still_there(&details));
+        }
+        Self {
+            error: Some(error),
+            ..Self::of(request, Status::Failed, flags, summary, details, completed_at)
+        }
+    }
+
+    /// Of a dry run that would have gone through.
+    #[must_use]
+    pub fn of_dry_run(
+        request: &Request,
+        steps: Vec<String>,
+        nothing_because: Option<String>,
+        enforced: bool,
+        mut details: Details,
+        completed_at: String,
+    ) -> Self {
+        let summary = match (nothing_because, steps.is_empty()) {
+            (Some(why), _) => format!("dry run: {why}"),
+            (None, true) => "dry run: there is nothing to change".to_owned(),
+            (None, false) => format!("dry run, nothing changed; would {}", listed(&steps)),
+        };
+        details.planned_steps = Some(steps);
+        let flags = Flags {
+            enforced,
+            ..Flags::default()
+        };
+        Self::of(request, Status::Simulated, flags, summary, details, completed_at)
+    }
+
+    /// Of a request that was carried out.
+    #[must_use]
+    pub fn of_success(
+        request: &Request,
+        flags: Flags,
+        mut summary: String,
+        details: Details,
+        completed_at: String,
+    ) -> Self {
+        if !flags.verified {
+            summary.push_str("; it could not be verified: EC2 does not show it so yet");
+        }
+        Self::of(request, Status::Succeeded, flags, summary, details, completed_at)
+    }
+
+    fn of(
+        request: &Request,
+        status: Status,
+        flags: Flags,
+        summary: String,
+        details: Details,
+        completed_at: String,
+    ) -> Self {
+        Self {
+            request_id: request.request_id.clone(),
+            action: Some(request.action.as_str().to_owned()),
+            target: Some(request.rule.source().to_string()),
+            status,
+            changed: flags.changed,
+            enforced: flags.enforced,
+            verified: flags.verified,
+            summary,
+            details,
+            error: None,
+            notes: request.notes.clone(),
+            completed_at,
+        }
+    }
+}
+
+/// The `action` of an audit's results.
+pub const AUDIT: &str = "AUDIT";
+
+/// What of a request is still there that could not be carried out.
+fn still_there(details: &Details) -> String {
+    let changed = details.network_acl_entries.iter().filter(|entry| entry.changed);
+    let entries: Vec<String> = changed
+        .map(|entry| format!("{} entry {}", entry.network_acl_id, entry.rule_number))
+        .collect();
+    if entries.is_empty() {
+        String::new()
+    } else {
+        format!("; changed: {}", listed(&entries))
+    }
+}
+
+/// The summary of a BLOCK_IP that was carried out.
+#[must_use]
+pub fn blocked_summary(
+    request: &Request,
+    changed: bool,
+    standing: &[DenyEntry],
+    open: &[NetworkAclId],
+    enforcement: Enforcement,
+    expires_at: Option<&str>,
+) -> String {
+    let (rule, group) = (&request.rule, &request.group);
+    let mut parts = Vec::new();
+    match enforcement {
+        Enforcement::None => {
+            let verb = if changed { "recorded on" } else { "was on" };
+            parts.push(format!(
+                "{verb} block list {group}: {rule}; ENFORCEMENT is none, and the record by itself stops no traffic"
+            ));
+        }
+        Enforcement::NetworkAcl => {
+            let verb = if changed { "blocked" } else { "was blocked already" };
+            parts.push(format!(
+                "{verb}: {rule}, denied by {}, recorded on {group}",
+                named_entries(standing)
+            ));
+            if !open.is_empty() {
+                parts.push(format!(
+                    "NOT denied in {}",
+                    listed(open.iter().map(NetworkAclId::as_str))
+                ));
+            }
+        }
+    }
+    parts.extend(expires_at.map(|end| format!("ends by itself at {end}")));
+    parts.join("; ")
+}
+
+/// The summary of an ALLOW_IP that was carried out.
+#[must_use]
+pub fn lifted_summary(rule: &IngressRule, group: &str, changed: bool, notes: &[String]) -> String {
+    let mut parts = vec![if changed {
+        format!("lifted: {rule}, taken off {group}")
+    } else {
+        format!("was not blocked: {rule} on {group}")
+    }];
+    parts.extend_from_slice(notes);
+    parts.join("; ")
+}
+
+/// Entries for a summary.
+#[must_use]
+pub fn named_entries(entries: &[DenyEntry]) -> String {
+    if entries.is_empty() {
+        return "no network ACL".to_owned();
+    }
+    listed(
+        entries
+            .iter()
+            .map(|entry| format!("{} entry {}", entry.acl, entry.number)),
+    )
+}
+
+/// The steps of a dry run, as they are told.
+#[must_use]
+pub fn told(steps: &[Step]) -> Vec<String> {
+    steps.iter().map(ToString::to_string).collect()
+}
+
+/// The refusal of a request that another one holds up.
+#[must_use]
+pub fn busy(group: &str) -> ErrorDetail {
+    ErrorDetail {
+        code: ErrorCode::Busy,
+        message: format!("another request or an audit works on {group}"),
+        remedy: "nothing: the request is tried again; a request that was sent directly is to be sent again".to_owned(),
+        retryable: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: &str = "2026-11-23T10:00:00.000Z";
+
+    #[test]
+    fn every_member_is_there_whatever_happened() {
+        let rejection = *Request::read("null", "message-1").unwrap_err();
+        assert_eq!(
+            serde_json::to_value(Outcome::of_rejection(rejection, NOW.to_owned())).unwrap(),
+            json!({
+                "request_id": "message-1", "action": null, "target": null, "status": "rejected", "changed": false,
+                "enforced": false, "verified": false,
+                "summary": "rejected, nothing was read: the body must be a JSON object, not null",
+                "details": {"security_group_id": null, "security_group_rule_id": null, "vpc_id": null, "account_id": null,
+                            "region": null, "network_acl_entries": [], "expires_at": null},
+                "error": {"code": "invalid_request", "message": "the body must be a JSON object, not null",
+                          "remedy": "correct what is named and send the request again", "retryable": false},
+                "case_id": null, "playbook_run_id": null, "tenant_id": null, "event_id": null, "rationale": null,
+                "completed_at": NOW,
+            })
+        );
+    }
+
+    fn request() -> Request {
+        let body = r#"{"request_id":"r-1","action":"BLOCK_IP","target":"203.0.113.7","case_id":"c-7",
+                       "params":{"aws_security_group_id":"sg-0123abcd"}}"#;
+        Request::read(body, "m").unwrap()
+    }
+
+    fn entry(acl: &str, number: u16) -> DenyEntry {
+        DenyEntry {
+            acl: acl.parse().unwrap(),
+            number,
+            rule: request().rule,
+        }
+    }
+
+    #[test]
+    fn a_block_tells_what_denies_it_and_what_does_not() {
+        let standing = [entry("acl-0123abcd", 1), entry("acl-0123abce", 7)];
+        let open = ["acl-0123abcf".parse().unwrap()];
+        let summary = |changed, open: &[NetworkAclId], enforcement, end| {
+            blocked_summary(&request(), changed, &standing, open, enforcement, end)
+        };
+        assert_eq!(
+            summary(true, &[], Enforcement::NetworkAcl, None),
+            "blocked: tcp 0-65535 from 203.0.113.7/32, denied by acl-0123abcd entry 1, acl-0123abce entry 7, recorded on \
+             sg-0123abcd"
+        );
+        assert_eq!(
+            summary(false, &open, Enforcement::NetworkAcl, Some("2026-11-23T11:00:00Z")),
+            "was blocked already: tcp 0-65535 from 203.0.113.7/32, denied by acl-0123abcd entry 1, acl-0123abce entry 7, \
+             recorded on sg-0123abcd; NOT denied in acl-0123abcf; ends by itself at 2026-11-23T11:00:00Z"
+        );
+        assert!(summary(true, &[], Enforcement::None, None).ends_with("the record by itself stops no traffic"));
+    }
+
+    #[test]
+    fn what_a_failed_request_changed_is_named() {
+        let error: ErrorDetail = Refusal::new(ErrorCode::AccessDenied, "said so", "do this").into();
+        let details = Details {
+            network_acl_entries: vec![
+                NetworkAclEntry::of(&entry("acl-0123abcd", 1), true),
+                NetworkAclEntry::of(&entry("acl-0123abce", 2), false),
+            ],
+            ..Details::default()
+        };
+        let flags = Flags {
+            changed: true,
+            ..Flags::default()
+        };
+        let outcome = Outcome::of_failure(&request(), error.clone(), flags, details, NOW.to_owned());
+        assert_eq!(
+            outcome.summary,
+            "not done as asked: said so; changed: acl-0123abcd entry 1"
+        );
+        assert_eq!(outcome.notes.case_id.as_deref(), Some("c-7"));
+        let nothing = Outcome::of_failure(&request(), error, Flags::default(), Details::default(), NOW.to_owned());
+        assert_eq!(nothing.summary, "not done: said so");
+    }
+
+    #[test]
+    fn a_refusal_says_that_nothing_changed() {
+        let of = |code| {
+            let refusal = Refusal::new(code, "it is so", "do this");
+            Outcome::of_refusal(&request(), refusal, Details::default(), NOW.to_owned())
+        };
+        let rejected = of(ErrorCode::GroupInUse);
+        assert_eq!(
+            (rejected.status, rejected.summary.as_str()),
+            (Status::Rejected, "rejected, nothing changed: it is so")
+        );
+        let failed = of(ErrorCode::NetworkAclFull);
+        assert_eq!(
+            (failed.status, failed.summary.as_str()),
+            (Status::Failed, "not done: it is so")
+        );
+    }
+
+    #[test]
+    fn a_dry_run_tells_its_steps() {
+        let of = |steps: &[&str], why: Option<&str>| {
+            let steps = steps.iter().map(ToString::to_string).collect();
+            let why = why.map(str::to_owned);
+            Outcome::of_dry_run(&request(), steps, why, false, Details::default(), NOW.to_owned()).summary
+        };
+        assert_eq!(of(&["a", "b"], None), "dry run, nothing changed; would a, b");
+        assert_eq!(of(&[], None), "dry run: there is nothing to change");
+        assert_eq!(of(&[], Some("renewed")), "dry run: renewed");
+    }
+}

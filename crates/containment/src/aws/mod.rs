@@ -1,0 +1,8 @@
+//! The ports in AWS.
+
+pub mod accounts;
+pub mod actions_queue;
+pub mod blocks;
+pub mod ec2;
+pub mod results;
+pub mod scheduler;
