@@ -853,7 +853,7 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
             NetworkAclEntry::of(entry, is_changed)
         });
         let mut removed = work.changes.removed.clone();
-        if work.is_continued {
+        if work.is_continued && work.block.is_wanted() {
             // Entries that are no longer meant, and that an earlier attempt removed.
             removed.extend(comparison.unseen.iter().cloned());
         }
