@@ -720,6 +720,9 @@ mod tests {
         let message = rejection(&format!("{{{}}}", members.join(","))).refusal.message;
         assert!(message.len() < 10_000, "{}", message.len());
         assert!(message.ends_with(" more"), "{message}");
+        let with = |count: usize| invalid(&vec!["x".to_owned(); count]).message;
+        assert_eq!(with(20), vec!["x"; 20].join("; "), "all of them");
+        assert_eq!(with(21), format!("{}; and 1 more", with(20)));
     }
 
     #[test]

@@ -438,6 +438,7 @@ mod tests {
             "not done as asked: said so; changed: acl-0123abcd entry 1"
         );
         assert_eq!(outcome.notes.case_id.as_deref(), Some("c-7"));
+        assert_eq!((&outcome.error, outcome.changed), (&Some(error.clone()), true));
         let nothing = Outcome::of_failure(&request(), error, Flags::default(), Details::default(), NOW.to_owned());
         assert_eq!(nothing.summary, "not done: said so");
     }
@@ -453,11 +454,56 @@ mod tests {
             (rejected.status, rejected.summary.as_str()),
             (Status::Rejected, "rejected, nothing changed: it is so")
         );
+        let error = rejected.error.unwrap();
+        assert_eq!((error.code, error.remedy.as_str()), (ErrorCode::GroupInUse, "do this"));
         let failed = of(ErrorCode::NetworkAclFull);
         assert_eq!(
             (failed.status, failed.summary.as_str()),
             (Status::Failed, "not done: it is so")
         );
+    }
+
+    #[test]
+    fn every_status_is_written_as_serde_writes_it() {
+        for status in [Status::Succeeded, Status::Failed, Status::Rejected, Status::Simulated] {
+            assert_eq!(serde_json::to_value(status).unwrap(), status.as_str());
+        }
+    }
+
+    #[test]
+    fn a_success_that_could_not_be_verified_says_so() {
+        let summary = |verified| {
+            let flags = Flags {
+                verified,
+                ..Flags::default()
+            };
+            Outcome::of_success(&request(), flags, "done".to_owned(), Details::default(), NOW.to_owned()).summary
+        };
+        assert_eq!(summary(true), "done");
+        assert!(summary(false).starts_with("done; it could not be verified"));
+    }
+
+    #[test]
+    fn a_lift_tells_what_it_lifted_and_what_is_left() {
+        let rule = request().rule;
+        let notes = ["still denied, for sg-2 has the same rule".to_owned()];
+        assert_eq!(
+            lifted_summary(&rule, "sg-1", true, &notes),
+            format!("lifted: {rule}, taken off sg-1; still denied, for sg-2 has the same rule")
+        );
+        assert_eq!(
+            lifted_summary(&rule, "sg-1", false, &[]),
+            format!("was not blocked: {rule} on sg-1")
+        );
+    }
+
+    #[test]
+    fn steps_are_told_one_by_one() {
+        let deny = entry("acl-0123abcd", 1);
+        let steps = [Step::AddDeny(deny.clone()), Step::RemoveDeny(deny)];
+        let told = told(&steps);
+        assert!(told[0].starts_with("add deny entry 1 to acl-0123abcd") && told.len() == 2);
+        assert!(told[1].starts_with("remove deny entry 1 from acl-0123abcd"));
     }
 
     #[test]
@@ -470,5 +516,9 @@ mod tests {
         assert_eq!(of(&["a", "b"], None), "dry run, nothing changed; would a, b");
         assert_eq!(of(&[], None), "dry run: there is nothing to change");
         assert_eq!(of(&[], Some("renewed")), "dry run: renewed");
+        for enforced in [false, true] {
+            let outcome = Outcome::of_dry_run(&request(), vec![], None, enforced, Details::default(), NOW.to_owned());
+            assert_eq!((outcome.enforced, outcome.changed), (enforced, false));
+        }
     }
 }

@@ -190,6 +190,26 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_knows_whose_block_it_is_and_when_it_ends() {
+        let tags = |terms: &Terms| {
+            let pairs = RecordTags::of(terms)
+                .pairs()
+                .map(|(key, value)| (key.to_owned(), value.to_owned()));
+            RecordedRule {
+                tags: pairs.into(),
+                ..RecordedRule::default()
+            }
+        };
+        let odd = tags(&terms("r\"1", None, Some("2026-11-24T10:00:00Z")));
+        assert!(odd.is_of("r\"1") && !odd.is_of("r<1") && !odd.is_of("r-1"));
+        assert_eq!(odd.expires_at(), Some("2026-11-24T10:00:00Z".parse().unwrap()));
+        let plain = tags(&terms("r-1", None, None));
+        assert_eq!((plain.request_id(), plain.expires_at()), (Some("r-1"), None));
+        let bare = RecordedRule::default();
+        assert!(!bare.is_of("") && bare.request_id().is_none() && bare.expires_at().is_none());
+    }
+
+    #[test]
     fn values_are_made_legal_and_stay_apart() {
         for kept in ["r-1", "Ana María", "a@b.example", "x:/+=_.-", "", &"x".repeat(256)] {
             assert_eq!(tag_value(kept), kept);
@@ -206,6 +226,7 @@ mod tests {
             "é!",
         ];
         let values: Vec<String> = changed.iter().map(|text| tag_value(text)).collect();
+        assert_eq!(values[5].chars().count(), MAX_TAG_VALUE, "as much of it as fits");
         for (index, value) in values.iter().enumerate() {
             assert!(value.chars().count() <= 256, "{value}");
             assert!(

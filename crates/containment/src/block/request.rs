@@ -1027,7 +1027,6 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
         Failure {
             stop: Stop::Refused(refusal),
             flags: Flags {
-                changed: true,
                 verified: false,
                 ..flags
             },
