@@ -151,22 +151,21 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock, R: ResultSink, Q: ActionsQu
         } else {
             Ending::Retried(&outcome)
         });
-        let closed = match sent {
-            Ok(()) => self.executor.close(close, delivery.deadline).await,
-            Err(error) => {
-                self.executor.abandon(close, delivery.deadline).await;
-                Err(error)
-            }
-        };
-        closed.map_err(|error| {
+        if let Err(error) = sent {
+            self.executor.abandon(close, delivery.deadline).await;
             tracing::error!(
                 message_id,
                 request_id = outcome.request_id,
                 %error,
-                "the result is not known to be sent and recorded, and the message is retried later"
+                "the result cannot be sent, and the message is retried later"
             );
-            RetryLater
-        })
+            return Err(RetryLater);
+        }
+        if let Err(error) = self.executor.close(close, delivery.deadline).await {
+            // The result is sent and true. The audit goes on with what the table still says.
+            tracing::error!(message_id, request_id = outcome.request_id, %error, "the table could not be written");
+        }
+        Ok(())
     }
 
     async fn handle_bare(&self, input: &str, invocation_id: &str, deadline: &Deadline) -> Result<Value, Diagnostic> {
