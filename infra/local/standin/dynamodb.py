@@ -1,7 +1,7 @@
 """DynamoDB's transactions and writes as AWS has them, over moto's.
 
 moto takes calls at once as they come, so that two conditional writes can both find their condition met, and a cancelled
-transaction takes back what others wrote meanwhile. It carries out a transaction again that is repeated with its token,
+transaction undoes what others wrote meanwhile. It carries out a transaction again that is repeated with its token,
 and cancels one on a table that is not there instead of refusing it.
 """
 

@@ -33,7 +33,7 @@ PARAMETERS = {
 
 
 class StandIn(local.StandIn):
-    """The stand-in, whose messages are held against their schemas before they are forgotten, and which a test must have
+    """The emulator, whose messages are held against their schemas before they are forgotten, and which a test must have
     left without a request that AWS would refuse for its form: one that wants such a request takes it by `malformed`."""
 
     def reset(self) -> None:
