@@ -4,6 +4,7 @@
 //! `SIMULATION_HISTORIES` sets how many are run; `SIMULATION_SEED` runs one alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::time::Duration;
 
 use actions::block::compare::{Goal, compare};
@@ -222,6 +223,24 @@ impl Simulation {
         }
     }
 
+    /// The function is killed at one of the next calls.
+    fn plan_kill(&mut self) {
+        if self.random.one_in(6) {
+            let calls = self.world.calls.borrow().len() + usize::try_from(self.random.below(25)).unwrap();
+            self.world.killed_at.set(Some(calls));
+        }
+    }
+
+    /// What the function answers, if it is not killed.
+    async fn unless_killed<T>(&self, work: Pin<Box<dyn Future<Output = T> + '_>>) -> Option<T> {
+        let killed = self.world.killed.notified();
+        tokio::select! {
+            biased;
+            () = killed => None,
+            outcome = work => Some(outcome),
+        }
+    }
+
     async fn deliver_one(&mut self) {
         if self.queue.is_empty() {
             return;
@@ -237,12 +256,7 @@ impl Simulation {
         if self.random.one_in(2) {
             self.plan_faults();
         }
-        if self.random.one_in(6) {
-            let calls = self.world.calls.borrow().len();
-            self.world
-                .killed_at
-                .set(Some(calls + usize::try_from(self.random.below(25)).unwrap()));
-        }
+        self.plan_kill();
         self.deliver(message).await;
         self.world.killed_at.set(None);
         self.world.call_faults.borrow_mut().clear();
@@ -254,14 +268,9 @@ impl Simulation {
         let made = self.world.made.borrow().len();
         let sends = self.world.calls_of(&["send"]).len();
         self.note(format!("delivered, {}: {id}", message.receives));
-        let outcome = {
-            let killed = self.world.killed.notified();
-            tokio::select! {
-                biased;
-                () = killed => None,
-                outcome = self.world.deliver(&message.body, message.receives) => Some(outcome),
-            }
-        };
+        let outcome = self
+            .unless_killed(Box::pin(self.world.deliver(&message.body, message.receives)))
+            .await;
         message.spans.push((made, self.world.made.borrow().len()));
         self.note(format!(
             "  made: {:?}",
@@ -524,12 +533,7 @@ impl Simulation {
         if self.random.one_in(2) {
             self.plan_faults();
         }
-        if self.random.one_in(6) {
-            let calls = self.world.calls.borrow().len();
-            self.world
-                .killed_at
-                .set(Some(calls + usize::try_from(self.random.below(25)).unwrap()));
-        }
+        self.plan_kill();
         self.run_audit().await;
         self.world.killed_at.set(None);
         self.world.call_faults.borrow_mut().clear();
@@ -538,14 +542,9 @@ impl Simulation {
     async fn run_audit(&mut self) {
         let made = self.world.made.borrow().len();
         let sent = self.world.sent.borrow().len();
-        let outcome = {
-            let killed = self.world.killed.notified();
-            tokio::select! {
-                biased;
-                () = killed => None,
-                outcome = self.world.run(r#"{"mode":"audit"}"#) => Some(outcome),
-            }
-        };
+        let outcome = self
+            .unless_killed(Box::pin(self.world.run(r#"{"mode":"audit"}"#)))
+            .await;
         let made = self.world.made.borrow()[made..].to_vec();
         let told: Vec<String> = self.world.sent.borrow()[sent..]
             .iter()

@@ -28,6 +28,26 @@ use crate::ports::{
 };
 use crate::{Containment, Executor};
 
+/// A client of an SDK crate that answers as the rules say, whichever matches; with the SDK's own retries.
+macro_rules! mock_client {
+    ($sdk:ident, $rules:expr) => {{
+        let rules: &[&aws_smithy_mocks::Rule] = $rules;
+        let interceptor = rules.iter().fold(
+            aws_smithy_mocks::MockResponseInterceptor::new().rule_mode(aws_smithy_mocks::RuleMode::MatchAny),
+            |interceptor, rule| interceptor.with_rule(rule),
+        );
+        let config = $sdk::Config::builder()
+            .behavior_version($sdk::config::BehaviorVersion::latest())
+            .region($sdk::config::Region::new("us-east-1"))
+            .credentials_provider($sdk::config::Credentials::new("id", "secret", None, None, "test"))
+            .http_client(aws_smithy_mocks::create_mock_http_client())
+            .interceptor(interceptor)
+            .build();
+        $sdk::Client::from_conf(config)
+    }};
+}
+pub(crate) use mock_client;
+
 pub(crate) const GROUP_A: &str = "sg-0000000a";
 pub(crate) const GROUP_B: &str = "sg-0000000b";
 pub(crate) const ACL_A: &str = "acl-0000000a";

@@ -143,7 +143,7 @@ mod tests {
     use aws_sdk_sts::operation::assume_role::{AssumeRoleError, AssumeRoleOutput};
     use aws_smithy_async::rt::sleep::TokioSleep;
     use aws_smithy_http_client::test_util::infallible_client_fn;
-    use aws_smithy_mocks::{MockResponseInterceptor, Rule, create_mock_http_client, mock};
+    use aws_smithy_mocks::{Rule, create_mock_http_client, mock};
     use aws_smithy_types::DateTime;
     use aws_smithy_types::body::SdkBody;
     use aws_smithy_types::error::ErrorMetadata;
@@ -151,22 +151,16 @@ mod tests {
     use aws_support::credentials::with_static_credentials;
 
     use super::*;
+    use crate::testing::mock_client;
 
     fn accounts(rule: &Rule) -> AwsAccounts {
-        let config = aws_sdk_sts::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(aws_sdk_sts::config::Region::new("us-east-1"))
-            .credentials_provider(Credentials::new("id", "secret", None, None, "test"))
-            .http_client(create_mock_http_client())
-            .interceptor(MockResponseInterceptor::new().with_rule(rule))
-            .build();
         let shared = SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .http_client(create_mock_http_client())
             .build();
         AwsAccounts::new(
             shared,
-            aws_sdk_sts::Client::from_conf(config),
+            mock_client!(aws_sdk_sts, &[rule]),
             Some("external".to_owned()),
             StaticKey::default(),
         )

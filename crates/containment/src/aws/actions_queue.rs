@@ -43,27 +43,17 @@ impl ActionsQueue for SqsActionsQueue {
 mod tests {
     use std::time::Duration;
 
-    use aws_sdk_sqs::config::{BehaviorVersion, Credentials, Region};
     use aws_sdk_sqs::error::ErrorMetadata;
     use aws_sdk_sqs::operation::change_message_visibility::{
         ChangeMessageVisibilityError, ChangeMessageVisibilityOutput,
     };
-    use aws_smithy_mocks::{MockResponseInterceptor, Rule, RuleMode, create_mock_http_client, mock};
+    use aws_smithy_mocks::{Rule, mock};
 
     use super::*;
+    use crate::testing::mock_client;
 
     fn queue(rule: &Rule, url: Option<&str>) -> SqsActionsQueue {
-        let interceptor = MockResponseInterceptor::new()
-            .rule_mode(RuleMode::MatchAny)
-            .with_rule(rule);
-        let config = aws_sdk_sqs::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("us-east-1"))
-            .credentials_provider(Credentials::new("id", "secret", None, None, "test"))
-            .http_client(create_mock_http_client())
-            .interceptor(interceptor)
-            .build();
-        SqsActionsQueue::new(Client::from_conf(config), url.map(str::to_owned))
+        SqsActionsQueue::new(mock_client!(aws_sdk_sqs, &[rule]), url.map(str::to_owned))
     }
 
     fn deadline() -> Deadline {

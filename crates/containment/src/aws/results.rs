@@ -44,25 +44,15 @@ mod tests {
     use std::time::Duration;
 
     use actions::Request;
-    use aws_sdk_sqs::config::{BehaviorVersion, Credentials, Region};
     use aws_sdk_sqs::error::ErrorMetadata;
     use aws_sdk_sqs::operation::send_message::{SendMessageError, SendMessageOutput};
-    use aws_smithy_mocks::{MockResponseInterceptor, Rule, RuleMode, create_mock_http_client, mock};
+    use aws_smithy_mocks::{Rule, mock};
 
     use super::*;
+    use crate::testing::mock_client;
 
     fn results(rule: &Rule, url: Option<&str>) -> ResultsQueue {
-        let interceptor = MockResponseInterceptor::new()
-            .rule_mode(RuleMode::MatchAny)
-            .with_rule(rule);
-        let config = aws_sdk_sqs::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("us-east-1"))
-            .credentials_provider(Credentials::new("id", "secret", None, None, "test"))
-            .http_client(create_mock_http_client())
-            .interceptor(interceptor)
-            .build();
-        ResultsQueue::new(Client::from_conf(config), url.map(str::to_owned))
+        ResultsQueue::new(mock_client!(aws_sdk_sqs, &[rule]), url.map(str::to_owned))
     }
 
     fn deadline() -> Deadline {

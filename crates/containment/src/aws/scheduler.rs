@@ -144,34 +144,23 @@ impl Schedules for EventBridgeSchedules {
 mod tests {
     use std::time::Duration;
 
-    use aws_sdk_scheduler::config::{BehaviorVersion, Credentials, Region};
     use aws_sdk_scheduler::error::ErrorMetadata;
     use aws_sdk_scheduler::operation::create_schedule::{CreateScheduleError, CreateScheduleOutput};
     use aws_sdk_scheduler::operation::delete_schedule::{DeleteScheduleError, DeleteScheduleOutput};
     use aws_sdk_scheduler::operation::update_schedule::{UpdateScheduleError, UpdateScheduleOutput};
-    use aws_smithy_mocks::{MockResponseInterceptor, Rule, RuleMode, create_mock_http_client, mock};
+    use aws_smithy_mocks::{Rule, mock};
     use serde_json::json;
 
     use super::*;
+    use crate::testing::mock_client;
 
     fn schedules(rules: &[&Rule]) -> EventBridgeSchedules {
-        let interceptor = rules.iter().fold(
-            MockResponseInterceptor::new().rule_mode(RuleMode::MatchAny),
-            |interceptor, rule| interceptor.with_rule(rule),
-        );
-        let config = aws_sdk_scheduler::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("us-east-1"))
-            .credentials_provider(Credentials::new("id", "secret", None, None, "test"))
-            .http_client(create_mock_http_client())
-            .interceptor(interceptor)
-            .build();
         let settings = ScheduleSettings {
             group: "aisoc".to_owned(),
             queue_arn: "arn:aws:sqs:us-east-1:111122223333:actions.fifo".to_owned(),
             role_arn: "arn:aws:iam::111122223333:role/scheduler".to_owned(),
         };
-        EventBridgeSchedules::new(Client::from_conf(config), Some(settings))
+        EventBridgeSchedules::new(mock_client!(aws_sdk_scheduler, rules), Some(settings))
     }
 
     fn schedule() -> Schedule {

@@ -3,7 +3,6 @@ use std::time::Duration;
 use actions::block::fault::FaultKind;
 use actions::block::{Placed, Terms};
 use actions::request::Notes;
-use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials};
 use aws_sdk_dynamodb::error::ErrorMetadata;
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemOutput;
 use aws_sdk_dynamodb::operation::put_item::PutItemOutput;
@@ -11,23 +10,13 @@ use aws_sdk_dynamodb::operation::query::QueryOutput;
 use aws_sdk_dynamodb::operation::scan::ScanOutput;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsOutput;
 use aws_sdk_dynamodb::types::error::TransactionCanceledException;
-use aws_smithy_mocks::{MockResponseInterceptor, Rule, RuleMode, create_mock_http_client, mock};
+use aws_smithy_mocks::{Rule, mock};
 
 use super::*;
+use crate::testing::mock_client;
 
 fn table(rules: &[&Rule]) -> DynamoBlocks {
-    let interceptor = rules.iter().fold(
-        MockResponseInterceptor::new().rule_mode(RuleMode::MatchAny),
-        |interceptor, rule| interceptor.with_rule(rule),
-    );
-    let config = aws_sdk_dynamodb::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(aws_sdk_dynamodb::config::Region::new("us-east-1"))
-        .credentials_provider(Credentials::new("id", "secret", None, None, "test"))
-        .http_client(create_mock_http_client())
-        .interceptor(interceptor)
-        .build();
-    DynamoBlocks::new(Client::from_conf(config), "blocks".to_owned())
+    DynamoBlocks::new(mock_client!(aws_sdk_dynamodb, rules), "blocks".to_owned())
 }
 
 fn deadline() -> Deadline {

@@ -5,7 +5,6 @@ use actions::block::tags::RecordedRule;
 use actions::block::{Terms, tags};
 use actions::request::Notes;
 use actions::{IngressRule, Protocol};
-use aws_sdk_ec2::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_ec2::error::ErrorMetadata;
 use aws_sdk_ec2::operation::authorize_security_group_ingress::{
     AuthorizeSecurityGroupIngressError, AuthorizeSecurityGroupIngressOutput,
@@ -30,24 +29,14 @@ use aws_sdk_ec2::types::{
     NetworkInterfaceIpv6Address, NetworkInterfacePrivateIpAddress, VpcCidrBlockAssociation,
     VpcIpv6CidrBlockAssociation,
 };
-use aws_smithy_mocks::{MockResponseInterceptor, Rule, RuleMode, create_mock_http_client, mock};
+use aws_smithy_mocks::{Rule, mock};
 
 use super::*;
+use crate::testing::mock_client;
 
 /// EC2 as these rules answer, with the SDK's own retries.
 fn ec2(rules: &[&Rule]) -> Ec2 {
-    let interceptor = rules.iter().fold(
-        MockResponseInterceptor::new().rule_mode(RuleMode::MatchAny),
-        |interceptor, rule| interceptor.with_rule(rule),
-    );
-    let config = Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new("us-east-1"))
-        .credentials_provider(Credentials::new("id", "secret", None, None, "test"))
-        .http_client(create_mock_http_client())
-        .interceptor(interceptor)
-        .build();
-    Ec2::new(Client::from_conf(config))
+    Ec2::new(mock_client!(aws_sdk_ec2, rules))
 }
 
 fn deadline() -> Deadline {
