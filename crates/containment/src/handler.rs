@@ -16,7 +16,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::block::audit::{self, Audit, Then};
-use crate::block::request::{Delivery, Executor, Verdict};
+use crate::block::request::{Close, Delivery, Executor, Verdict};
 use crate::metrics::{self, Ending};
 use crate::ports::{Accounts, ActionsQueue, Blocks, ResultSink, Schedules};
 
@@ -145,25 +145,32 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock, R: ResultSink, Q: ActionsQu
             }
         };
         log(&outcome, message_id);
-        let sent = self.results.send(&outcome, delivery.deadline).await;
+        let sent = self.send(&outcome, close, delivery.deadline).await;
         self.measure(if sent.is_ok() {
             Ending::Decided(&outcome)
         } else {
             Ending::Retried(&outcome)
         });
-        if let Err(error) = sent {
-            self.executor.abandon(close, delivery.deadline).await;
+        sent.map_err(|error| {
             tracing::error!(
                 message_id,
                 request_id = outcome.request_id,
                 %error,
                 "the result cannot be sent, and the message is retried later"
             );
-            return Err(RetryLater);
+            RetryLater
+        })
+    }
+
+    /// Sends a result, and then lets the table say so too.
+    async fn send(&self, outcome: &Outcome, close: Option<Close>, deadline: &Deadline) -> Result<(), AwsError> {
+        if let Err(error) = self.results.send(outcome, deadline).await {
+            self.executor.abandon(close, deadline).await;
+            return Err(error);
         }
-        if let Err(error) = self.executor.close(close, delivery.deadline).await {
+        if let Err(error) = self.executor.close(close, deadline).await {
             // The result is sent and true. The audit goes on with what the table still says.
-            tracing::error!(message_id, request_id = outcome.request_id, %error, "the table could not be written");
+            tracing::error!(request_id = outcome.request_id, %error, "the table could not be written");
         }
         Ok(())
     }
@@ -178,14 +185,9 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock, R: ResultSink, Q: ActionsQu
             Verdict::Decided { outcome, close } => {
                 log(&outcome, invocation_id);
                 self.measure(Ending::Decided(&outcome));
-                if let Err(error) = self.results.send(&outcome, deadline).await {
-                    self.executor.abandon(close, deadline).await;
-                    return Err(failure("ResultNotSent", error.to_string()));
-                }
-                if let Err(error) = self.executor.close(close, deadline).await {
-                    // The result is sent and true; the audit finds the rest.
-                    tracing::error!(request_id = outcome.request_id, %error, "the table could not be written");
-                }
+                self.send(&outcome, close, deadline)
+                    .await
+                    .map_err(|error| failure("ResultNotSent", error.to_string()))?;
                 outcome
             }
             // Whoever called directly decides about another try; the results queue gets decided results only.

@@ -40,6 +40,14 @@ pub struct Seen {
     pub network_acls: Option<Vec<NetworkAcl>>,
 }
 
+impl Seen {
+    /// Whether EC2 shows the deny entry.
+    #[must_use]
+    pub fn shows(&self, entry: &DenyEntry) -> bool {
+        acl_of(self, &entry.acl).is_some_and(|acl| acl.denies_at(entry.number, &entry.rule))
+    }
+}
+
 /// Whether rules may stand on a block list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListState {
@@ -161,7 +169,7 @@ pub fn compare(block: &Block, goal: Goal<'_>, seen: &Seen, others: &[Block], pol
         Goal::Gone => {
             if let Some(rule) = &seen.rule {
                 if comparison.list.is_enrolled() {
-                    comparison.steps.push(revoke(block));
+                    comparison.steps.push(block.revoke());
                 } else {
                     comparison.rule_left = Some(rule.id.clone());
                 }
@@ -170,13 +178,6 @@ pub fn compare(block: &Block, goal: Goal<'_>, seen: &Seen, others: &[Block], pol
         }
     }
     comparison
-}
-
-fn revoke(block: &Block) -> Step {
-    Step::Revoke {
-        group: block.group.clone(),
-        rule: block.rule,
-    }
 }
 
 fn compare_rule(block: &Block, terms: &Terms, seen: &Seen, comparison: &mut Comparison) {
@@ -192,7 +193,7 @@ fn compare_rule(block: &Block, terms: &Terms, seen: &Seen, comparison: &mut Comp
             rule_id: rule.id.clone(),
             tags,
         }),
-        (ListState::Attached(_), Some(_)) => comparison.steps.push(revoke(block)),
+        (ListState::Attached(_), Some(_)) => comparison.steps.push(block.revoke()),
         (ListState::NotEnrolled | ListState::DefaultGroup, Some(rule)) => {
             comparison.rule_left = Some(rule.id.clone());
         }
@@ -482,11 +483,7 @@ pub fn check_list(group: &SecurityGroupId, list: &ListState, tag: &Tag) -> Resul
     match list {
         ListState::Detached => Ok(()),
         ListState::Attached(interfaces) => Err(in_use(group, interfaces)),
-        ListState::Deleted => Err(Refusal::new(
-            ErrorCode::GroupNotFound,
-            format!("{group} does not exist in this account and region"),
-            "check params.aws_security_group_id, params.aws_region and params.aws_assume_role_arn",
-        )),
+        ListState::Deleted => Err(not_found(group)),
         ListState::NotEnrolled => Err(Refusal::new(
             ErrorCode::GroupNotEnrolled,
             format!("{group} is not a block list: it has no tag {}={}", tag.key, tag.value),
@@ -501,6 +498,16 @@ pub fn check_list(group: &SecurityGroupId, list: &ListState, tag: &Tag) -> Resul
             "use a security group that is attached to nothing and is kept for this",
         )),
     }
+}
+
+/// The refusal of a list that does not exist.
+#[must_use]
+pub fn not_found(group: &SecurityGroupId) -> Refusal {
+    Refusal::new(
+        ErrorCode::GroupNotFound,
+        format!("{group} does not exist in this account and region"),
+        "check params.aws_security_group_id, params.aws_region and params.aws_assume_role_arn",
+    )
 }
 
 /// The most names that a message holds.

@@ -123,37 +123,22 @@ impl Block {
     #[must_use]
     pub fn asked(existing: Option<&Self>, request: &Request, region: &Region, group: &Group, now: Timestamp) -> Self {
         let known = existing.filter(|block| block.terms.request_id == request.request_id && block.is_wanted());
-        let terms = Terms {
-            request_id: request.request_id.clone(),
-            requested_by: request.requested_by.clone(),
-            notes: request.notes.clone(),
-            network_acl_ids: request.network_acl_ids.clone(),
-            expires_at: expires_at(request, known.map(|block| &block.terms), now),
-        };
+        let end = expires_at(request, known.map(|block| &block.terms), now);
+        let terms = Terms::of(request, end);
         let (state, renews) = match existing {
             Some(block) if known.is_some() => (block.state.clone(), block.renews.clone()),
             Some(block) if block.is_wanted() => (State::Pending, Some(block.terms_in_force().clone())),
             _ => (State::Pending, None),
         };
+        let stands = existing.filter(|block| !block.is_lifted());
         Self {
-            region: region.clone(),
-            group: request.group.clone(),
-            rule: request.rule,
-            role: request.role.clone(),
-            account_id: group.owner_id.clone(),
-            vpc_id: group.vpc_id.clone(),
-            state,
-            terms,
             renews,
             // Of a block that was lifted nothing stands; of one that is being lifted something may.
-            entries: existing
-                .filter(|block| !block.is_lifted())
-                .map(|block| block.entries.clone())
-                .unwrap_or_default(),
+            entries: stands.map(|block| block.entries.clone()).unwrap_or_default(),
             rule_stands: existing.is_some_and(|block| block.rule_stands),
             enforced: existing.is_some_and(|block| block.enforced && block.is_wanted()),
             attempted_at: existing.map_or(Timestamp::UNIX_EPOCH, |block| block.attempted_at),
-            revision: existing.map_or(0, |block| block.revision),
+            ..Self::of(request, region, group, state, terms, existing)
         }
     }
 
@@ -175,6 +160,25 @@ impl Block {
             network_acl_ids: None,
             expires_at: rule.and_then(RecordedRule::expires_at),
         };
+        let state = State::Lifting {
+            by: request.request_id.clone(),
+        };
+        Self {
+            entries,
+            rule_stands: rule.is_some(),
+            ..Self::of(request, region, group, state, terms, existing)
+        }
+    }
+
+    /// The item of a request's rule and list, of which nothing stands.
+    fn of(
+        request: &Request,
+        region: &Region,
+        group: &Group,
+        state: State,
+        terms: Terms,
+        existing: Option<&Self>,
+    ) -> Self {
         Self {
             region: region.clone(),
             group: request.group.clone(),
@@ -182,13 +186,11 @@ impl Block {
             role: request.role.clone(),
             account_id: group.owner_id.clone(),
             vpc_id: group.vpc_id.clone(),
-            state: State::Lifting {
-                by: request.request_id.clone(),
-            },
+            state,
             terms,
             renews: None,
-            entries,
-            rule_stands: rule.is_some(),
+            entries: Vec::new(),
+            rule_stands: false,
             enforced: false,
             attempted_at: Timestamp::UNIX_EPOCH,
             revision: existing.map_or(0, |block| block.revision),
@@ -305,6 +307,26 @@ impl Block {
         }
     }
 
+    /// Puts entries on record that are not there yet. Gives whether there were any.
+    pub fn record(&mut self, entries: &[Placed]) -> bool {
+        let before = self.entries.len();
+        for entry in entries {
+            if !self.entries.contains(entry) {
+                self.entries.push(entry.clone());
+            }
+        }
+        self.entries.len() > before
+    }
+
+    /// The step that takes the block's rule off its list.
+    #[must_use]
+    pub fn revoke(&self) -> Step {
+        Step::Revoke {
+            group: self.group.clone(),
+            rule: self.rule,
+        }
+    }
+
     /// The step that deletes the schedule which ends the block, where there may be one.
     #[must_use]
     pub fn unschedule(&self) -> Option<Step> {
@@ -323,6 +345,20 @@ impl Block {
         match Schedule::of(self, terms, now) {
             Some(schedule) => Some(Step::PutSchedule(schedule)),
             None => self.unschedule(),
+        }
+    }
+}
+
+impl Terms {
+    /// What a BLOCK_IP asks for, with its end.
+    #[must_use]
+    pub fn of(request: &Request, expires_at: Option<Timestamp>) -> Self {
+        Self {
+            request_id: request.request_id.clone(),
+            requested_by: request.requested_by.clone(),
+            notes: request.notes.clone(),
+            network_acl_ids: request.network_acl_ids.clone(),
+            expires_at,
         }
     }
 }

@@ -168,7 +168,7 @@ impl NetworkAcl {
         !self.entries.iter().any(|entry| entry.number == number)
     }
 
-    /// The deny entries within a range, as (number, whether it is a deny of this rule).
+    /// The deny entries with a number within a range, whatever they deny.
     pub fn denies_in(&self, numbers: RuleNumbers) -> impl Iterator<Item = &Entry> {
         self.entries
             .iter()

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use actions::block::compare::listed;
 use actions::block::fault::{self, Fault, FaultKind, KnownFault};
-use actions::block::{ListState, Seen, State, schedule};
+use actions::block::{Comparison, ListState, Seen, State, schedule};
 use actions::result::{AUDIT, MAX_LISTED, NetworkAclEntry};
 use actions::{Block, Details, Enforcement, ErrorCode, ErrorDetail, IngressRule, Outcome, Status};
 use aws_support::credentials::Refresh;
@@ -17,8 +17,8 @@ use serde::Serialize;
 
 use super::failure;
 use super::request::{Delivery, Executor};
-use super::run::{Aim, Changes, Stop, Work, may_be_blind};
-use crate::ports::{Accounts, Blocks, Contents, Network, Purpose, Read, Schedules, Survey};
+use super::run::{Aim, Changes, Stop, Work, read_of, split};
+use crate::ports::{Accounts, Blocks, Contents, Network, Purpose, Schedules, Survey};
 
 // For its JSON Schema; the handler reads it.
 /// What asks for an audit, or for the blocks that there are.
@@ -205,6 +205,16 @@ impl Place<'_> {
         self.contents.blocks.iter().filter(is_other).cloned().collect()
     }
 
+    fn fault(&self, kind: FaultKind, group: &SecurityGroupId, rule: Option<IngressRule>) -> Fault {
+        Fault {
+            kind,
+            role: self.role.cloned(),
+            region: self.region.clone(),
+            group: group.clone(),
+            rule,
+        }
+    }
+
     fn known(&self, fault: &Fault) -> Option<&KnownFault> {
         self.contents.faults.iter().find(|known| known.fault == *fault)
     }
@@ -369,25 +379,20 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Audit<'_, A, T, S, C> {
         let tag = &self.executor.policy.tag;
         let state = ListState::of(survey.groups.get(id), tag);
         let blocks: Vec<&Block> = place.blocks().filter(|block| block.group == *id).collect();
+        let kind = fault::of_list(&state, !blocks.is_empty());
         let mut audit = ListAudit {
             is_enrolled: state.is_enrolled(),
             is_in_use: matches!(state, ListState::Attached(_)),
-            is_lost: matches!(fault::of_list(&state, !blocks.is_empty()), Some(FaultKind::ListLost)),
+            is_lost: kind == Some(FaultKind::ListLost),
             ..ListAudit::default()
         };
-        let fault = fault::of_list(&state, !blocks.is_empty()).map(|kind| Fault {
-            kind,
-            role: place.role.cloned(),
-            region: place.region.clone(),
-            group: id.clone(),
-            rule: None,
-        });
+        let fault = kind.map(|kind| place.fault(kind, id, None));
         if let Some(fault) = fault {
             let found = self.list_fault(network, survey, place, &state, fault, &mut audit).await;
             audit.findings.push(found);
         }
         for block in blocks {
-            match self.block(network, survey, place, &state, block).await {
+            match self.block(network, survey, place, block).await {
                 Ok(finding) => audit.findings.extend(finding),
                 Err(error) => audit.error = Some(error),
             }
@@ -491,7 +496,6 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Audit<'_, A, T, S, C> {
         network: &A::Network,
         survey: &Survey,
         place: &Place<'_>,
-        state: &ListState,
         block: &Block,
     ) -> Result<Option<Finding>, ErrorDetail> {
         let policy = &self.executor.policy;
@@ -499,24 +503,13 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Audit<'_, A, T, S, C> {
             // Its schedule is lifting it.
             return Ok(None);
         }
-        let listed_rule = survey.rules.get(&block.group).into_iter().flatten();
-        let rule = listed_rule
-            .filter(|listed| listed.rule == Some(block.rule) && !matches!(state, ListState::Attached(_)))
-            .map(|listed| listed.recorded.clone())
-            .next();
-        let seen = Seen {
-            group: survey.groups.get(&block.group).cloned(),
-            rule,
-            network_acls: Some(survey.network_acls.get(&block.vpc_id).cloned().unwrap_or_default()),
-        };
-        let work = Work::new(block.clone(), seen, place.others(block));
-        let comparison = work.compare(Aim::InForce, policy);
+        let comparison = self.compared(survey, place, block);
         let kind = fault::of_block(block, &comparison, place.now, policy);
         let is_as_recorded = block.enforced == comparison.is_enforced() || policy.enforcement == Enforcement::None;
         if kind.is_none() && comparison.steps.is_empty() && comparison.then.is_empty() && is_as_recorded {
             return Ok(None);
         }
-        let before = kind.map(|kind| Self::fault_of(kind, place, block));
+        let before = kind.map(|kind| place.fault(kind, &block.group, Some(block.rule)));
         if let Some(fault) = &before
             && place.known(fault).is_none()
         {
@@ -556,16 +549,6 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Audit<'_, A, T, S, C> {
         }
     }
 
-    fn fault_of(kind: FaultKind, place: &Place<'_>, block: &Block) -> Fault {
-        Fault {
-            kind,
-            role: place.role.cloned(),
-            region: place.region.clone(),
-            group: block.group.clone(),
-            rule: Some(block.rule),
-        }
-    }
-
     /// Under the list's lease, everything is read again, and EC2 is made to agree. `None`: there is nothing to repair any
     /// more.
     async fn repair(
@@ -579,20 +562,13 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Audit<'_, A, T, S, C> {
             .executor
             .run(network, &block.group, place.region, self.delivery, &what);
         loop {
-            let read = Read {
-                group: block.group.clone(),
-                rule: block.rule,
-                vpc_id: Some(block.vpc_id.clone()),
-                purpose: Purpose::Stand,
-                network_acls_if_allowed: may_be_blind(block, &self.executor.policy),
-            };
+            let read = read_of(block, Purpose::Stand, &self.executor.policy);
             let (view, found) = futures::join!(
                 network.read(&read, self.delivery.deadline),
                 run.table.of_rule(place.region, &block.rule, self.delivery.deadline)
             );
-            let (own, others): (Vec<Block>, Vec<Block>) =
-                found?.into_iter().partition(|found| found.group == block.group);
-            let Some(current) = own.into_iter().find(|found| !found.is_lifted()) else {
+            let (own, others) = split(found?, &block.group);
+            let Some(current) = own.filter(|found| !found.is_lifted()) else {
                 return Ok(None);
             };
             let now = run.clock.now();
@@ -610,15 +586,7 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Audit<'_, A, T, S, C> {
             };
             let mut work = Work::new(current, view?.seen, others);
             let comparison = work.compare(Aim::InForce, run.policy);
-            let mut entries = work.block.entries.clone();
-            entries.extend(
-                comparison
-                    .entries
-                    .iter()
-                    .filter(|entry| !work.block.entries.contains(entry))
-                    .cloned(),
-            );
-            work.block.entries = entries;
+            work.block.record(&comparison.entries);
             if !run.begin(&mut work.block).await? {
                 continue;
             }
@@ -648,7 +616,7 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Audit<'_, A, T, S, C> {
         let (block, changes) = (&work.block, &work.changes);
         let comparison = work.compare(Aim::InForce, policy);
         let kind = fault::of_block(block, &comparison, place.now, policy);
-        finding.after = kind.map(|kind| Self::fault_of(kind, place, block));
+        finding.after = kind.map(|kind| place.fault(kind, &block.group, Some(block.rule)));
         finding.changed = changes.any();
         finding.enforced = comparison.is_enforced();
         finding.is_lifted = block.is_lifted();
@@ -680,13 +648,9 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Audit<'_, A, T, S, C> {
         });
         finding.text = match (&finding.after, block.is_lifted()) {
             (_, true) => {
-                let left = comparison
-                    .rule_left
-                    .as_ref()
-                    .or(rule_left(work, policy).as_ref())
-                    .map(|rule| {
-                        format!("; the rule {rule} stays on {group}, which lost its tag: nothing can be changed on it")
-                    });
+                let left = comparison.rule_left.map(|rule| {
+                    format!("; the rule {rule} stays on {group}, which lost its tag: nothing can be changed on it")
+                });
                 format!(
                     "the audit lifted the block of request {request}, which was to be lifted: {rule}, taken off {group}{}",
                     left.unwrap_or_default()
@@ -777,18 +741,24 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Audit<'_, A, T, S, C> {
 
     /// By the survey, the block has no such fault.
     fn is_fine(&self, place: &Place<'_>, survey: &Survey, block: &Block, kind: FaultKind) -> bool {
+        let comparison = self.compared(survey, place, block);
+        fault::of_block(block, &comparison, place.now, &self.executor.policy) != Some(kind)
+    }
+
+    /// The block, compared with what the survey shows. The rules of a list that is attached are revoked by now.
+    fn compared(&self, survey: &Survey, place: &Place<'_>, block: &Block) -> Comparison {
         let policy = &self.executor.policy;
-        let rules = survey.rules.get(&block.group).into_iter().flatten();
-        let rule = rules
-            .filter(|listed| listed.rule == Some(block.rule))
-            .map(|listed| listed.recorded.clone());
+        let group = survey.groups.get(&block.group);
+        let is_attached = matches!(ListState::of(group, &policy.tag), ListState::Attached(_));
+        let mut rules = survey.rules.get(&block.group).into_iter().flatten();
         let seen = Seen {
-            group: survey.groups.get(&block.group).cloned(),
-            rule: rule.into_iter().next(),
+            group: group.cloned(),
+            rule: rules
+                .find(|listed| listed.rule == Some(block.rule) && !is_attached)
+                .map(|listed| listed.recorded.clone()),
             network_acls: Some(survey.network_acls.get(&block.vpc_id).cloned().unwrap_or_default()),
         };
-        let comparison = Work::new(block.clone(), seen, place.others(block)).compare(Aim::InForce, policy);
-        fault::of_block(block, &comparison, place.now, policy) != Some(kind)
+        Work::new(block.clone(), seen, place.others(block)).compare(Aim::InForce, policy)
     }
 
     fn over_telling(&self, known: &KnownFault, place: &Place<'_>) -> Telling {
@@ -833,16 +803,6 @@ fn lifted_by(block: &Block) -> String {
         State::Lifting { by } | State::Lifted { by, .. } => by.clone(),
         State::Pending | State::InForce => String::new(),
     }
-}
-
-/// A rule that still shows on a list without the tag.
-fn rule_left(work: &Work, policy: &actions::Policy) -> Option<String> {
-    let list = ListState::of(work.seen.group.as_ref(), &policy.tag);
-    work.seen
-        .rule
-        .as_ref()
-        .filter(|_| !list.is_enrolled())
-        .map(|rule| rule.id.clone())
 }
 
 fn entries(changes: &Changes, standing: &[actions::block::DenyEntry]) -> Vec<NetworkAclEntry> {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use actions::block::compare::{check_list, check_network_acls, equal_entries, in_use, still_denied};
-use actions::block::{DenyEntry, Group, LAG, ListState, Placed, Seen, State};
+use actions::block::compare::{check_list, check_network_acls, equal_entries, in_use, not_found, still_denied};
+use actions::block::{DenyEntry, Group, LAG, ListState, Placed, Seen, State, Terms};
 use actions::result::{self, Flags, MAX_LISTED, NetworkAclEntry};
 use actions::{Action, Block, Details, Enforcement, ErrorCode, ErrorDetail, Outcome, Policy, Refusal, Request, Step};
 use aws_support::credentials::Refresh;
@@ -13,7 +13,7 @@ use futures::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 
 use super::failure;
-use super::run::{Aim, Run, Stop, Work, may_be_blind};
+use super::run::{Aim, Run, Stop, Work, read_of, split};
 use crate::ports::{Accounts, Blocks, Lease, Network, Purpose, Read, Schedules, View};
 
 /// Carries out requests.
@@ -155,7 +155,7 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Executor<A, T, S, C> {
     /// Writes what the result says into the table, and releases the lease.
     ///
     /// # Errors
-    /// Unless it is confirmed: the request is to come again.
+    /// Unless it is confirmed. The result is true all the same: the audit goes on with what the table still says.
     pub async fn close(&self, close: Option<Close>, deadline: &Deadline) -> Result<(), AwsError> {
         match close {
             Some(Close(mut close)) => {
@@ -192,20 +192,38 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Executor<A, T, S, C> {
                 Err(refusal.into())
             };
         }
-        let network = self
-            .accounts
-            .network(request.role.as_ref(), region, delivery.deadline)
-            .await?;
-        let job = Job {
-            request,
-            region,
-            run: self.run(&network, &request.group, region, delivery, &request.request_id),
-            is_repeated: delivery.is_repeated,
-            may_refresh,
-        };
+        let network = self.network(request, region, delivery).await?;
+        let job = self.job(&network, request, region, delivery, may_refresh);
         match request.action {
             Action::BlockIp => job.block(details).await,
             Action::AllowIp => job.lift(details).await,
+        }
+    }
+
+    async fn network(
+        &self,
+        request: &Request,
+        region: &Region,
+        delivery: Delivery<'_>,
+    ) -> Result<A::Network, AwsError> {
+        let role = request.role.as_ref();
+        self.accounts.network(role, region, delivery.deadline).await
+    }
+
+    fn job<'a>(
+        &'a self,
+        network: &'a A::Network,
+        request: &'a Request,
+        region: &'a Region,
+        delivery: Delivery<'a>,
+        may_refresh: bool,
+    ) -> Job<'a, A::Network, T, S, C> {
+        Job {
+            request,
+            region,
+            run: self.run(network, &request.group, region, delivery, &request.request_id),
+            is_repeated: delivery.is_repeated,
+            may_refresh,
         }
     }
 
@@ -251,17 +269,8 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Executor<A, T, S, C> {
         let Some(block) = own.filter(|block| !block.is_lifted()) else {
             return Ok(refusal.into());
         };
-        let network = self
-            .accounts
-            .network(request.role.as_ref(), region, delivery.deadline)
-            .await?;
-        let job = Job {
-            request,
-            region,
-            run: self.run(&network, &request.group, region, delivery, &request.request_id),
-            is_repeated: true,
-            may_refresh: false,
-        };
+        let network = self.network(request, region, delivery).await?;
+        let job = self.job(&network, request, region, delivery, false);
         Ok(job.refused_now(block, refusal, details).await)
     }
 }
@@ -302,9 +311,7 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
                 .table
                 .of_rule(self.region, &self.request.rule, self.run.deadline)
         );
-        let (own, others): (Vec<Block>, Vec<Block>) =
-            found?.into_iter().partition(|block| block.group == self.request.group);
-        let existing = own.into_iter().next();
+        let (existing, others) = split(found?, &self.request.group);
         let mut view = view?;
         if view.seen.group.is_none()
             && let Some(block) = existing.as_ref().filter(|block| !block.is_lifted())
@@ -332,14 +339,13 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
             let start = self.start(Purpose::Decide(request.rule.source())).await?;
             let now = run.clock.now();
             let view = start.view;
-            let seen = view.seen.clone();
-            note_group(details, seen.group.as_ref());
-            note_rule(details, &seen);
+            note_group(details, view.seen.group.as_ref());
+            note_rule(details, &view.seen);
             let existing = start.existing.as_ref();
             // What an earlier delivery of this request made, began, or did not roll back whole.
             let own = existing
                 .filter(|block| !block.is_lifted() && block.terms.request_id == request.request_id && !request.dry_run);
-            let (group, refusal) = match self.check_block(&seen, &view) {
+            let (group, refusal) = match self.check_block(&view) {
                 Ok(group) => (group, None),
                 Err((Some(group), refusal)) if own.is_some() => (group, Some(refusal)),
                 Err((_, refusal)) => {
@@ -351,7 +357,7 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
             };
             let block = Block::asked(existing, request, self.region, group, now);
             details.expires_at = block.terms.expires_at.map(|at| at.to_string());
-            let mut work = Work::new(block, seen.clone(), start.others);
+            let mut work = Work::new(block, view.seen, start.others);
             if let Some(refusal) = refusal
                 && (refusal.code != ErrorCode::GroupInUse || !shows_anything(&work, now))
             {
@@ -385,8 +391,7 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
             let is_renewal = work.block.renews.is_some();
             let was_pending = work.block.state == State::Pending;
             work.is_continued = own.is_some() && was_pending;
-            let entries = merged(&work.block.entries, &comparison.entries);
-            work.block.entries = entries;
+            work.block.record(&comparison.entries);
             if !run.begin(&mut work.block).await? {
                 continue;
             }
@@ -484,7 +489,7 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
             }
             let mut first: Vec<Step> = schedule.into_iter().collect();
             if work.changes.rule_added && work.seen.rule.is_none() {
-                first.push(revoke(&work.block));
+                first.push(work.block.revoke());
             }
             run.converge(&mut work, Aim::InForce, first, Vec::new())
                 .await
@@ -559,18 +564,12 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
         });
         !is_shared
             && !work.changes.gone.contains(entry)
-            && (shows(&work.seen, entry) || work.changes.added.contains(entry))
+            && (work.seen.shows(entry) || work.changes.added.contains(entry))
     }
 
     /// A BLOCK_IP that is refused now, and whose block an earlier delivery made, or began to make.
     async fn refused_now(&self, block: Block, refusal: Refusal, details: &mut Details) -> Failure {
-        let read = Read {
-            group: block.group.clone(),
-            rule: block.rule,
-            vpc_id: Some(block.vpc_id.clone()),
-            purpose: Purpose::Stand,
-            network_acls_if_allowed: may_be_blind(&block, self.run.policy),
-        };
+        let read = read_of(&block, Purpose::Stand, self.run.policy);
         let seen = match self.run.network.read(&read, self.run.deadline).await {
             Ok(view) => view.seen,
             Err(error) => return error.into(),
@@ -591,10 +590,7 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
                 .table
                 .of_rule(self.region, &work.block.rule, self.run.deadline)
                 .await?;
-            work.others = found
-                .into_iter()
-                .filter(|other| other.group != work.block.group)
-                .collect();
+            (_, work.others) = split(found, &work.block.group);
             self.run.begin(&mut work.block).await
         };
         match begun.await {
@@ -617,15 +613,15 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
     }
 
     /// What must hold before a block is made.
-    fn check_block<'s>(&self, seen: &'s Seen, view: &View) -> Result<&'s Group, (Option<&'s Group>, Refusal)> {
-        let policy = self.run.policy;
+    fn check_block<'s>(&self, view: &'s View) -> Result<&'s Group, (Option<&'s Group>, Refusal)> {
+        let (policy, seen) = (self.run.policy, &view.seen);
         let list = ListState::of(seen.group.as_ref(), &policy.tag);
         check_list(&self.request.group, &list, &policy.tag).map_err(|refusal| (seen.group.as_ref(), refusal))?;
         let Some(group) = &seen.group else {
-            return Err((None, gone(&self.request.group)));
+            return Err((None, not_found(&self.request.group)));
         };
         let target = self.request.rule.source();
-        let terms = terms_of(self.request);
+        let terms = Terms::of(self.request, None);
         Policy::check_vpc(target, &group.vpc_id, &view.vpc_cidrs)
             .and_then(|()| Policy::check_own_addresses(target, &view.own_addresses))
             .and_then(|()| check_network_acls(&terms, seen, group, view.vpc_owner.as_deref(), policy))
@@ -684,11 +680,10 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
                     return Ok(End::Done(done, None));
                 }
             };
-            let is_again = matches!(&block.state, State::Lifting { by } if *by == request.request_id)
-                && block.revision > 0
-                && block.attempted_at > Timestamp::UNIX_EPOCH;
+            // One that is adopted is marked so already, and nothing was attempted yet.
             let was_lifting =
                 matches!(block.state, State::Lifting { .. }) && block.attempted_at > Timestamp::UNIX_EPOCH;
+            let is_again = was_lifting && matches!(&block.state, State::Lifting { by } if *by == request.request_id);
             let unschedule = block.unschedule();
             let mut work = Work::new(block.lifting(&request.request_id), seen, start.others);
             if !is_again {
@@ -698,7 +693,7 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
             let mut first: Vec<Step> = unschedule.into_iter().collect();
             let may_stand = work.block.rule_stands && work.seen.rule.is_none();
             if may_stand && comparison.list.is_enrolled() {
-                first.push(revoke(&work.block));
+                first.push(work.block.revoke());
             }
             if request.dry_run {
                 let mut steps = comparison.steps.clone();
@@ -803,7 +798,7 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
             check_list(&request.group, &list, &policy.tag)?;
         }
         let Some(group) = &seen.group else {
-            return Err(gone(&request.group).into());
+            return Err(not_found(&request.group).into());
         };
         let adopted = |entries| Block::adopted(request, self.region, group, entries, existing, seen.rule.as_ref());
         let entries = equal_entries(&adopted(Vec::new()), seen, others, policy);
@@ -841,7 +836,7 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
         // Beside those that deny, what stands in a network ACL that is not concerned any more.
         let kept = work.block.entries.iter().map(|placed| placed.entry(work.block.rule));
         let kept: Vec<DenyEntry> = kept
-            .filter(|entry| !comparison.standing.contains(entry) && shows(&work.seen, entry))
+            .filter(|entry| !comparison.standing.contains(entry) && work.seen.shows(entry))
             .filter(|entry| !work.changes.gone.contains(entry))
             .collect();
         let standing = comparison
@@ -1068,23 +1063,6 @@ impl Earlier {
     }
 }
 
-fn revoke(block: &Block) -> Step {
-    Step::Revoke {
-        group: block.group.clone(),
-        rule: block.rule,
-    }
-}
-
-fn terms_of(request: &Request) -> actions::block::Terms {
-    actions::block::Terms {
-        request_id: request.request_id.clone(),
-        requested_by: None,
-        notes: actions::request::Notes::default(),
-        network_acl_ids: request.network_acl_ids.clone(),
-        expires_at: None,
-    }
-}
-
 fn note_group(details: &mut Details, group: Option<&Group>) {
     if let Some(group) = group {
         details.vpc_id = Some(group.vpc_id.clone());
@@ -1098,17 +1076,9 @@ fn note_rule(details: &mut Details, seen: &Seen) {
     }
 }
 
-/// Whether EC2 shows the entry.
-fn shows(seen: &Seen, entry: &DenyEntry) -> bool {
-    seen.network_acls
-        .iter()
-        .flatten()
-        .any(|acl| acl.id == entry.acl && acl.denies_at(entry.number, &entry.rule))
-}
-
 /// Whether something of the block shows, or may be there and not show yet.
 fn shows_anything(work: &Work, now: Timestamp) -> bool {
-    let is_shown = |placed: &Placed| shows(&work.seen, &placed.entry(work.block.rule));
+    let is_shown = |placed: &Placed| work.seen.shows(&placed.entry(work.block.rule));
     work.seen.rule.is_some()
         || work.block.entries.iter().any(is_shown)
         || (now < work.settled_at && !work.block.entries.is_empty())
@@ -1118,26 +1088,12 @@ fn shows_anything(work: &Work, now: Timestamp) -> bool {
 fn equal_denies(work: &Work) -> Vec<DenyEntry> {
     still_denied(&work.block, &work.seen)
         .into_iter()
-        .filter(|entry| shows(&work.seen, entry) && !work.changes.gone.contains(entry))
+        .filter(|entry| work.seen.shows(entry) && !work.changes.gone.contains(entry))
         .collect()
-}
-
-/// Both, each entry once.
-fn merged(known: &[Placed], new: &[Placed]) -> Vec<Placed> {
-    let more = new.iter().filter(|entry| !known.contains(entry));
-    known.iter().chain(more).cloned().collect()
 }
 
 fn renewed(by: &str) -> String {
     format!("nothing changed: the block that was to end has been renewed by request {by}")
-}
-
-fn gone(group: &SecurityGroupId) -> Refusal {
-    Refusal::new(
-        ErrorCode::GroupNotFound,
-        format!("{group} does not exist in this account and region"),
-        "check params.aws_security_group_id, params.aws_region and params.aws_assume_role_arn",
-    )
 }
 
 fn other_account(block: &Block) -> Refusal {

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use actions::block::compare::{Goal, compare, to_restore_for_others};
 use actions::block::{Comparison, DenyEntry, ListState, Seen};
-use actions::{Block, Policy, Refusal, Step};
+use actions::{Block, Enforcement, Policy, Refusal, Step};
 use aws_support::{AwsError, Clock, Deadline, ErrorKind};
+use aws_text::SecurityGroupId;
 use futures::future::join_all;
 
 use crate::aws::ec2::{CREATE_ENTRY, ENTRY_LIMIT};
@@ -153,18 +154,14 @@ impl Work {
     /// Drops entries from the record that were removed, or that do not show although EC2 has had time to show them.
     pub(crate) fn tidy(&mut self, now: jiff::Timestamp) {
         let is_settled = self.settled_at <= now;
-        let Some(acls) = self.seen.network_acls.as_deref() else {
+        if self.seen.network_acls.is_none() {
             return;
-        };
-        let (changes, rule) = (&self.changes, self.block.rule);
+        }
+        let (seen, changes, rule) = (&self.seen, &self.changes, self.block.rule);
         self.block.entries.retain(|placed| {
             let entry = placed.entry(rule);
-            let shows = || {
-                acls.iter()
-                    .any(|acl| acl.id == placed.acl && acl.denies_at(placed.number, &rule))
-            };
             let may_stand = changes.added.contains(&entry) || changes.perhaps_added.contains(&entry);
-            !changes.gone.contains(&entry) && (may_stand || !is_settled || shows())
+            !changes.gone.contains(&entry) && (may_stand || !is_settled || seen.shows(&entry))
         });
         self.block.rule_stands = self.seen.rule.is_some() || (!is_settled && self.block.rule_stands);
     }
@@ -352,17 +349,9 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Run<'_, N, T, S, C> {
 
     /// Writes entries that are about to be placed into the table, before they are.
     async fn record(&self, work: &mut Work, comparison: &Comparison) -> Result<(), Stop> {
-        let known = &work.block.entries;
-        let new: Vec<_> = comparison
-            .entries
-            .iter()
-            .filter(|entry| !known.contains(entry))
-            .cloned()
-            .collect();
-        if new.is_empty() || !work.block.is_wanted() {
+        if !work.block.is_wanted() || !work.block.record(&comparison.entries) {
             return Ok(());
         }
-        work.block.entries.extend(new);
         self.table.save(&mut work.block, self.deadline).await?;
         Ok(())
     }
@@ -423,7 +412,7 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Run<'_, N, T, S, C> {
         let block = &work.block;
         if work.others.iter().any(|other| block.shares_with(other)) {
             let found = self.table.of_rule(&block.region, &block.rule, self.deadline).await?;
-            work.others = found.into_iter().filter(|other| other.group != block.group).collect();
+            (_, work.others) = split(found, &block.group);
         }
         Ok(())
     }
@@ -431,14 +420,12 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Run<'_, N, T, S, C> {
     /// Reads EC2 again; and the table, where entries were removed, for what other lists asked for meanwhile.
     async fn read_back(&self, work: &mut Work) -> Result<(), AwsError> {
         let block = &work.block;
-        let is_gone = !block.is_wanted();
-        let read = Read {
-            group: block.group.clone(),
-            rule: block.rule,
-            vpc_id: Some(block.vpc_id.clone()),
-            purpose: if is_gone { Purpose::Lift } else { Purpose::Stand },
-            network_acls_if_allowed: may_be_blind(block, self.policy),
+        let purpose = if block.is_wanted() {
+            Purpose::Stand
+        } else {
+            Purpose::Lift
         };
+        let read = read_of(block, purpose, self.policy);
         if work.changes.gone.is_empty() {
             work.seen = self.network.read(&read, self.deadline).await?.seen;
             return Ok(());
@@ -448,8 +435,7 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Run<'_, N, T, S, C> {
             self.table.of_rule(&block.region, &block.rule, self.deadline)
         );
         work.seen = view?.seen;
-        work.others = found?;
-        work.others.retain(|other| other.group != work.block.group);
+        (_, work.others) = split(found?, &block.group);
         let removed: Vec<DenyEntry> = work.changes.gone.iter().cloned().collect();
         let restore = to_restore_for_others(&work.block, &removed, &work.others);
         if restore.is_empty() {
@@ -482,9 +468,21 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Run<'_, N, T, S, C> {
     }
 }
 
-/// Network ACLs need not be read where no entry is concerned.
-pub(crate) fn may_be_blind(block: &Block, policy: &Policy) -> bool {
-    policy.enforcement == actions::Enforcement::None && block.entries.is_empty()
+/// What is read of a block of the table. Its network ACLs need not be readable where no entry is concerned.
+pub(crate) fn read_of(block: &Block, purpose: Purpose, policy: &Policy) -> Read {
+    Read {
+        group: block.group.clone(),
+        rule: block.rule,
+        vpc_id: Some(block.vpc_id.clone()),
+        purpose,
+        network_acls_if_allowed: policy.enforcement == Enforcement::None && block.entries.is_empty(),
+    }
+}
+
+/// Of the blocks of a rule, that of one list and those of the others.
+pub(crate) fn split(found: Vec<Block>, group: &SecurityGroupId) -> (Option<Block>, Vec<Block>) {
+    let (own, others): (Vec<Block>, Vec<Block>) = found.into_iter().partition(|block| block.group == *group);
+    (own.into_iter().next(), others)
 }
 
 /// A network ACL whose quota is used up has no room: that is for the requester to solve.
