@@ -89,6 +89,21 @@ impl<E: Into<Stop>> From<E> for Failure {
     }
 }
 
+impl Failure {
+    /// Of a request that may have changed something: these flags say what is so.
+    fn after(stop: Stop, flags: Flags) -> Self {
+        Self {
+            stop,
+            flags: Flags {
+                verified: false,
+                ..flags
+            },
+            is_untouched: false,
+            close: None,
+        }
+    }
+}
+
 impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Executor<A, T, S, C> {
     /// Carries out one request.
     pub async fn execute(&self, request: &Request, delivery: Delivery<'_>) -> Verdict {
@@ -742,12 +757,7 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
                     );
                 }
                 run.release(&mut work).await;
-                Err(Failure {
-                    stop,
-                    flags: done.flags,
-                    is_untouched: false,
-                    close: None,
-                })
+                Err(Failure::after(stop, done.flags))
             }
         }
     }
@@ -940,15 +950,7 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
 
     fn failed(&self, stop: Stop, work: &Work, was_pending: bool, details: &mut Details) -> Failure {
         let done = self.blocked(work, was_pending, false, details);
-        Failure {
-            stop,
-            flags: Flags {
-                verified: false,
-                ..done.flags
-            },
-            is_untouched: false,
-            close: None,
-        }
+        Failure::after(stop, done.flags)
     }
 
     /// Of a block that was rolled back: nothing of it is left.
@@ -1002,15 +1004,7 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
             refusal.message
         );
         details.network_interface_ids = Some(interfaces.iter().take(MAX_LISTED).cloned().collect());
-        Failure {
-            stop: Stop::Refused(refusal),
-            flags: Flags {
-                verified: false,
-                ..flags
-            },
-            is_untouched: false,
-            close: None,
-        }
+        Failure::after(Stop::Refused(refusal), flags)
     }
 
     /// Of a request that would be refused now, whose block stands.
@@ -1019,15 +1013,7 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
             "{}; the block that an earlier delivery of this request made on {} stands until ALLOW_IP",
             refusal.message, work.block.group
         );
-        Failure {
-            stop: Stop::Refused(refusal),
-            flags: Flags {
-                verified: false,
-                ..flags
-            },
-            is_untouched: false,
-            close: None,
-        }
+        Failure::after(Stop::Refused(refusal), flags)
     }
 }
 
