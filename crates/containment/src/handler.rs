@@ -15,7 +15,8 @@ use lambda_runtime::Diagnostic;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::block::audit::{self, Audit, Then};
+use crate::block::audit::{Audit, Then};
+use crate::block::report;
 use crate::block::request::{Close, Delivery, Executor, Verdict};
 use crate::metrics::{self, Ending};
 use crate::ports::{Accounts, ActionsQueue, Blocks, ResultSink, Schedules};
@@ -259,7 +260,7 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock, R: ResultSink, Q: ActionsQu
     async fn handle_list_blocks(&self, deadline: &Deadline) -> Result<Value, Diagnostic> {
         let contents = self.executor.table.all(deadline).await;
         let contents = contents.map_err(|error| failure("BlocksUnreadable", error.to_string()))?;
-        serde_json::to_value(audit::list(&contents)).map_err(|error| failure("Internal", error.to_string()))
+        serde_json::to_value(report::list(&contents)).map_err(|error| failure("Internal", error.to_string()))
     }
 
     fn measure(&self, ending: Ending<'_>) {

@@ -6,7 +6,7 @@ use aws_support::metrics::line;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::block::audit::{AuditReport, PlaceReport};
+use crate::block::report::{AuditReport, PlaceReport};
 
 /// How the handling of one request ended.
 #[derive(Clone, Copy, Debug)]

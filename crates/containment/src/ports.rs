@@ -145,7 +145,7 @@ pub trait Blocks {
     fn begin(
         &self,
         lease: &Lease,
-        block: Option<&mut Block>,
+        block: &mut Block,
         now: Timestamp,
         deadline: &Deadline,
     ) -> impl Future<Output = Result<Begun, AwsError>>;
@@ -157,7 +157,7 @@ pub trait Blocks {
     fn finish(
         &self,
         lease: &Lease,
-        block: Option<&mut Block>,
+        block: &mut Block,
         deadline: &Deadline,
     ) -> impl Future<Output = Result<(), AwsError>>;
 

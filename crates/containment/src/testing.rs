@@ -100,6 +100,8 @@ pub(crate) struct World {
     pub(crate) policy: RefCell<Policy>,
     /// Each strikes one call
     pub(crate) call_faults: RefCell<Vec<CallFault>>,
+    /// An operation that the role may not call
+    pub(crate) denied_operation: Cell<Option<&'static str>>,
     /// What another does at a certain call, before it is carried out
     interferences: RefCell<Vec<Interference>>,
     pub(crate) calls: RefCell<Vec<String>>,
@@ -107,6 +109,8 @@ pub(crate) struct World {
     pub(crate) made: RefCell<Vec<Step>>,
     /// Deny entries that calls of ours placed and nobody removed, by network ACL and number
     pub(crate) ours: RefCell<BTreeSet<(String, u16)>>,
+    /// Entries that an ALLOW_IP took over of which the table knew nothing
+    adopted: RefCell<BTreeSet<(String, u16)>>,
     /// What must never happen, and did
     pub(crate) violations: RefCell<Vec<String>>,
     /// The function is killed at the beginning of this call, counted from 0
@@ -193,10 +197,12 @@ impl Default for World {
                 expiry_lacks: vec![],
             }),
             call_faults: RefCell::default(),
+            denied_operation: Cell::default(),
             interferences: RefCell::default(),
             calls: RefCell::default(),
             made: RefCell::default(),
             ours: RefCell::default(),
+            adopted: RefCell::default(),
             violations: RefCell::default(),
             killed_at: Cell::default(),
             killed: Notify::new(),
@@ -303,6 +309,9 @@ impl World {
         }
         sleep(LATENCY).await;
         self.done_at.borrow_mut().push((call, Instant::now()));
+        if self.denied_operation.get() == Some(operation) {
+            return Err(aws_error(ErrorKind::AccessDenied, "UnauthorizedOperation"));
+        }
         let mut faults = self.call_faults.borrow_mut();
         let position = faults
             .iter()
@@ -374,13 +383,19 @@ impl World {
     /// Somebody attaches a block list, or detaches it from everything.
     pub(crate) fn attach(&self, group: &str, interface: Option<&str>) {
         self.change(|things| {
-            things.groups.get_mut(group).unwrap().interfaces = interface.map(str::to_owned).into_iter().collect();
+            if let Some(group) = things.groups.get_mut(group) {
+                group.interfaces = interface.map(str::to_owned).into_iter().collect();
+            }
         });
     }
 
     /// Somebody takes a block list's tag.
     pub(crate) fn untag(&self, group: &str) {
-        self.change(|things| things.groups.get_mut(group).unwrap().tags.clear());
+        self.change(|things| {
+            if let Some(group) = things.groups.get_mut(group) {
+                group.tags.clear();
+            }
+        });
     }
 
     /// The function, working on this.
@@ -657,20 +672,16 @@ impl World {
                 .filter(|block| block.rule == entry.rule && !block.is_lifted());
             of_rule
                 .flat_map(|block| &block.entries)
-                .find(|held| held.is(&entry.acl, entry.number))
-                .cloned()
+                .any(|held| held.is(&entry.acl, entry.number))
         };
         let violation = match step {
             Step::AddDeny(entry) => {
                 self.ours.borrow_mut().insert((entry.acl.to_string(), entry.number));
-                explains(entry)
-                    .is_none()
-                    .then(|| format!("not in the table before: {step}"))
+                (!explains(entry)).then(|| format!("not in the table before: {step}"))
             }
             Step::RemoveDeny(entry) => {
                 let is_ours = self.ours.borrow_mut().remove(&(entry.acl.to_string(), entry.number));
-                // What an ALLOW_IP adopts has nobody's name.
-                let is_adopted = explains(entry).is_some_and(|held| held.by.is_empty());
+                let is_adopted = self.adopted.borrow().contains(&(entry.acl.to_string(), entry.number));
                 (!is_ours && !is_adopted).then(|| format!("removed what is not ours: {step}"))
             }
             Step::Authorize { group, rule, .. } => {
@@ -704,27 +715,17 @@ impl Blocks for &World {
         answered(lost, contents)
     }
 
-    async fn begin(
-        &self,
-        lease: &Lease,
-        block: Option<&mut Block>,
-        now: Timestamp,
-        _: &Deadline,
-    ) -> Result<Begun, AwsError> {
+    async fn begin(&self, lease: &Lease, block: &mut Block, now: Timestamp, _: &Deadline) -> Result<Begun, AwsError> {
         let lost = self.call("begin", lease.group.as_str()).await?;
         let held = self.leases.borrow().get(lease.group.as_str()).cloned();
         if let Some(held) = held.filter(|held| held.until >= now && held.holder != lease.holder) {
             return answered(lost, Begun::Busy(held.until));
         }
-        if let Some(block) = &block
-            && self.revision(block) != block.revision
-        {
+        if self.revision(block) != block.revision {
             return answered(lost, Begun::Changed);
         }
         self.leases.borrow_mut().insert(lease.group.to_string(), lease.clone());
-        if let Some(block) = block {
-            self.write(block);
-        }
+        self.write(block);
         answered(lost, Begun::Yes)
     }
 
@@ -739,7 +740,7 @@ impl Blocks for &World {
         answered(lost, ())
     }
 
-    async fn finish(&self, lease: &Lease, block: Option<&mut Block>, _: &Deadline) -> Result<(), AwsError> {
+    async fn finish(&self, lease: &Lease, block: &mut Block, _: &Deadline) -> Result<(), AwsError> {
         let lost = self.call("finish", lease.group.as_str()).await?;
         let mut leases = self.leases.borrow_mut();
         if leases
@@ -747,10 +748,8 @@ impl Blocks for &World {
             .is_some_and(|held| held.holder == lease.holder)
         {
             leases.remove(lease.group.as_str());
-            if let Some(block) = block {
-                self.write(block);
-            }
-        } else if block.is_some() {
+            self.write(block);
+        } else {
             return Err(aws_error(ErrorKind::Throttled, "TransactionCanceledException"));
         }
         answered(lost, ())
@@ -786,6 +785,18 @@ impl World {
         // What DynamoDB holds is what can be read again.
         let item: Block = serde_json::from_value(serde_json::to_value(&*block).unwrap()).unwrap();
         assert_eq!(item, *block);
+        let known = self
+            .blocks
+            .borrow()
+            .get(&Self::key(block))
+            .is_some_and(|known| !known.is_lifted());
+        if !known && !block.is_wanted() {
+            let entries = block
+                .entries
+                .iter()
+                .map(|placed| (placed.acl.to_string(), placed.number));
+            self.adopted.borrow_mut().extend(entries);
+        }
         self.blocks.borrow_mut().insert(Self::key(block), item);
     }
 }

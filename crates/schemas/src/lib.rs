@@ -38,9 +38,9 @@ pub fn files() -> Vec<File> {
         file::<poller::input::wire::PollInput>("poll-input", "Input of the poller"),
         file::<poller::report::PollReport>("poll-report", "Report of a poll"),
         file::<poller::report::ConnectionReport>("connection-report", "Report of a connection test"),
-        file::<containment::block::audit::AuditInput>("audit-input", "Input that asks for an audit"),
-        file::<containment::block::audit::AuditReport>("audit-report", "Report of an audit"),
-        file::<containment::block::audit::BlockListing>("block-listing", "Answer to list_blocks"),
+        file::<containment::block::report::AuditInput>("audit-input", "Input that asks for an audit"),
+        file::<containment::block::report::AuditReport>("audit-report", "Report of an audit"),
+        file::<containment::block::report::BlockListing>("block-listing", "Answer to list_blocks"),
     ]
 }
 

@@ -281,14 +281,14 @@ def table(aws: local.StandIn, stack: local.Stack) -> list[dict[str, Any]]:
     return [{key: _READ.deserialize(value) for key, value in item.items()} for item in items]
 
 
-def let_changes_show(aws: local.StandIn, stack: local.Stack, attempted_at: str | None = "2026-01-01T00:00:00Z") -> None:
+def let_changes_show(aws: local.StandIn, stack: local.Stack, settled_at: str = "2026-01-01T00:00:00Z") -> None:
     """As some time after a function was killed: its lease has ended, and EC2 shows what it changed."""
     for item in table(aws, stack):
         if item["pk"].startswith("lease#"):
             keys = {key: {"S": item[key]} for key in ("pk", "sk")}
             aws.client("dynamodb").delete_item(TableName=stack.resources["BlocksTable"], Key=keys)
-        elif item["pk"].startswith("block#") and attempted_at:
-            item["block"]["attempted_at"] = attempted_at
+        elif item["pk"].startswith("block#"):
+            item["block"]["settled_at"] = settled_at
             _put(aws, stack, item)
 
 

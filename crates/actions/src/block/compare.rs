@@ -252,15 +252,18 @@ fn compare_entries(
             .find(|placed| acl.is_free(placed.number) && policy.rule_numbers.contains(placed.number));
         let number = match unshown {
             Some(placed) => Ok(placed.number),
-            None => acl.free_number(&block.rule, policy.rule_numbers),
+            None => acl.free_number(
+                &block.rule,
+                policy.rule_numbers,
+                &recorded_by_others(block, others, &acl.id),
+            ),
         };
         match number {
             Ok(number) => {
-                let placed = unshown.cloned().unwrap_or_else(|| Placed {
+                let placed = Placed {
                     acl: acl.id.clone(),
                     number,
-                    by: terms.request_id.clone(),
-                });
+                };
                 comparison.steps.push(Step::AddDeny(placed.entry(block.rule)));
                 comparison.entries.push(placed);
             }
@@ -341,13 +344,26 @@ fn remove_entries(block: &Block, seen: &Seen, others: &[Block], comparison: &mut
     }
 }
 
-/// The entries of a network ACL that other blocks of the same rule have.
+/// The entries of a network ACL that other blocks of the same rule have and mean to keep. What nobody means is for
+/// whoever comes to remove.
 fn held_by_others<'a>(block: &Block, others: &'a [Block], acl: &NetworkAclId) -> Vec<&'a Placed> {
     others
         .iter()
-        .filter(|other| block.shares_with(other))
+        .filter(|other| block.shares_with(other) && other.means(acl))
         .flat_map(|other| &other.entries)
         .filter(|placed| placed.acl == *acl)
+        .collect()
+}
+
+/// The numbers of a network ACL that other blocks of the same rule have on record: their entries may still be there, or
+/// come late.
+fn recorded_by_others(block: &Block, others: &[Block], acl: &NetworkAclId) -> BTreeSet<u16> {
+    others
+        .iter()
+        .filter(|other| !other.is_lifted() && other.vpc_id == block.vpc_id)
+        .flat_map(|other| &other.entries)
+        .filter(|placed| placed.acl == *acl)
+        .map(|placed| placed.number)
         .collect()
 }
 
@@ -384,7 +400,6 @@ pub fn equal_entries(block: &Block, seen: &Seen, others: &[Block], policy: &Poli
                 .map(|number| Placed {
                     acl: acl.id.clone(),
                     number,
-                    by: String::new(),
                 })
         })
         .collect()

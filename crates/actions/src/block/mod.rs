@@ -5,6 +5,7 @@
 
 pub mod compare;
 pub mod fault;
+pub mod known;
 pub mod network_acl;
 pub mod schedule;
 pub mod tags;
@@ -18,6 +19,7 @@ use jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
 use serde::{Deserialize, Serialize};
 
 pub use compare::{Comparison, Group, ListState, Seen, compare};
+pub use known::{Before, Changed, Known, Touched};
 pub use network_acl::NetworkAcl;
 pub use schedule::Schedule;
 
@@ -57,8 +59,11 @@ pub struct Block {
     pub rule_stands: bool,
     /// As last compared: a deny entry is effective in every network ACL concerned
     pub enforced: bool,
-    /// The latest time at which a change was attempted: while a run is under way, the end of its lease
-    pub attempted_at: Timestamp,
+    /// From when on EC2 shows everything that was changed, at the latest: while a run is under way, [`LAG`] after the end
+    /// of its lease
+    pub settled_at: Timestamp,
+    /// What stood before the newest request's first change, until its result is sent
+    pub before: Option<Before>,
     /// Counts the writes of the item, from 1
     pub revision: u64,
 }
@@ -93,8 +98,6 @@ pub enum State {
 pub struct Placed {
     pub acl: NetworkAclId,
     pub number: u16,
-    /// The request that placed it
-    pub by: String,
 }
 
 impl Placed {
@@ -137,7 +140,6 @@ impl Block {
             entries: stands.map(|block| block.entries.clone()).unwrap_or_default(),
             rule_stands: existing.is_some_and(|block| block.rule_stands),
             enforced: existing.is_some_and(|block| block.enforced && block.is_wanted()),
-            attempted_at: existing.map_or(Timestamp::UNIX_EPOCH, |block| block.attempted_at),
             ..Self::of(request, region, group, state, terms, existing)
         }
     }
@@ -192,7 +194,8 @@ impl Block {
             entries: Vec::new(),
             rule_stands: false,
             enforced: false,
-            attempted_at: Timestamp::UNIX_EPOCH,
+            settled_at: existing.map_or(Timestamp::UNIX_EPOCH, |block| block.settled_at),
+            before: existing.and_then(|block| block.before.clone()),
             revision: existing.map_or(0, |block| block.revision),
         }
     }
@@ -237,12 +240,6 @@ impl Block {
         self.terms_in_force().expires_at.is_some_and(|end| end <= now)
     }
 
-    /// Whether every change that was made shows by now.
-    #[must_use]
-    pub fn is_settled(&self, now: Timestamp) -> bool {
-        self.attempted_at + LAG <= now
-    }
-
     /// Whether a request with this role reaches the block: it is the same role, or another one to the same account.
     #[must_use]
     pub fn is_reached_by(&self, role: Option<&RoleArn>) -> bool {
@@ -257,6 +254,13 @@ impl Block {
             && other.vpc_id == self.vpc_id
             && other.region == self.region
             && other.group != self.group
+    }
+
+    /// Whether the block, or the one that it renews, is to be denied in the network ACL.
+    #[must_use]
+    pub fn means(&self, acl: &NetworkAclId) -> bool {
+        let means = |terms: &Terms| terms.network_acl_ids.as_ref().is_none_or(|ids| ids.contains(acl));
+        means(&self.terms) || self.renews.as_ref().is_some_and(means)
     }
 
     /// A rule of a security group cannot say more about its block.
@@ -283,6 +287,7 @@ impl Block {
         self.rule_stands = false;
         self.renews = None;
         self.enforced = false;
+        self.before = None;
         self
     }
 
@@ -291,6 +296,7 @@ impl Block {
     pub fn in_force(mut self) -> Self {
         self.state = State::InForce;
         self.renews = None;
+        self.before = None;
         self
     }
 
@@ -386,6 +392,17 @@ pub struct DenyEntry {
     pub acl: NetworkAclId,
     pub number: u16,
     pub rule: IngressRule,
+}
+
+impl DenyEntry {
+    /// As the table holds it.
+    #[must_use]
+    pub fn placed(&self) -> Placed {
+        Placed {
+            acl: self.acl.clone(),
+            number: self.number,
+        }
+    }
 }
 
 /// One change of a network, or of the schedule that ends the block.

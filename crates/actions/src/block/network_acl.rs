@@ -3,6 +3,7 @@
 //! EC2 goes through the inbound entries by number, lowest first, and takes the first that matches ("Network ACL rules"
 //! in the VPC user guide). A deny therefore works only below every allow that overlaps it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -162,6 +163,24 @@ impl NetworkAcl {
             .map(|entry| entry.number)
     }
 
+    /// With a deny equal to the rule at this number, whatever shows there.
+    pub(super) fn put_deny(&mut self, number: u16, rule: &IngressRule) {
+        self.entries.retain(|entry| entry.number != number);
+        self.entries.push(Entry {
+            number,
+            effect: Effect::Deny,
+            source: Some(rule.source().network()),
+            protocol: protocol_number(rule.protocol()),
+            ports: rule.ports(),
+        });
+    }
+
+    /// Without the deny equal to the rule at this number, if it shows.
+    pub(super) fn remove_deny(&mut self, number: u16, rule: &IngressRule) {
+        self.entries
+            .retain(|entry| entry.number != number || !entry.is_deny_of(rule));
+    }
+
     /// No entry shows with this number.
     #[must_use]
     pub fn is_free(&self, number: u16) -> bool {
@@ -185,15 +204,21 @@ impl NetworkAcl {
             .min()
     }
 
-    /// The lowest free number within the range and below the first allow that overlaps the rule.
+    /// The lowest free number within the range and below the first allow that overlaps the rule; none of those that are
+    /// on record.
     ///
     /// # Errors
     /// `network_acl_full`, with the counts.
-    pub fn free_number(&self, rule: &IngressRule, numbers: RuleNumbers) -> Result<u16, Refusal> {
+    pub fn free_number(
+        &self,
+        rule: &IngressRule,
+        numbers: RuleNumbers,
+        recorded: &BTreeSet<u16>,
+    ) -> Result<u16, Refusal> {
         let limit = self.first_allow(rule);
         (numbers.first..=numbers.last)
             .take_while(|number| limit.is_none_or(|limit| *number < limit))
-            .find(|number| self.is_free(*number))
+            .find(|number| self.is_free(*number) && !recorded.contains(number))
             .ok_or_else(|| self.full(rule, numbers, "no free number is left for the deny entry"))
     }
 
@@ -361,7 +386,7 @@ pub(crate) mod tests {
     fn the_lowest_free_number_below_the_first_allow_is_taken() {
         let free = |entries: Vec<Entry>| {
             acl("acl-0123abcd", entries)
-                .free_number(&tcp(), RuleNumbers::default())
+                .free_number(&tcp(), RuleNumbers::default(), &BTreeSet::new())
                 .map_err(|refusal| refusal.code)
         };
         assert_eq!(free(default_entries()), Ok(1));

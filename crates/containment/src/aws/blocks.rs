@@ -309,31 +309,30 @@ impl Blocks for DynamoBlocks {
     async fn begin(
         &self,
         lease: &Lease,
-        block: Option<&mut Block>,
+        block: &mut Block,
         now: Timestamp,
         deadline: &Deadline,
     ) -> Result<Begun, AwsError> {
-        let mut writes = vec![write(self.put_lease(lease, now)?)];
-        if let Some(block) = &block {
-            writes.push(write(self.put_block(block)?));
-        }
-        let begun = match self.transact(writes, deadline).await? {
-            Ok(()) => Begun::Yes,
-            Err(reasons) => {
-                let held = has_failed(reasons.first()).and_then(in_the_way::<LeaseItem>);
-                match held {
-                    // The answer to an earlier attempt was lost: both were written.
-                    Some(held) if held.holder == lease.holder => Begun::Yes,
-                    Some(held) => Begun::Busy(Timestamp::from_millisecond(held.until).unwrap_or(lease.until)),
-                    None if has_failed(reasons.first()).is_some() => Begun::Busy(now),
-                    None => Begun::Changed,
-                }
-            }
-        };
-        if let (Begun::Yes, Some(block)) = (begun, block) {
+        let writes = vec![write(self.put_lease(lease, now)?), write(self.put_block(block)?)];
+        let Err(reasons) = self.transact(writes, deadline).await? else {
             block.revision += 1;
+            return Ok(Begun::Yes);
+        };
+        match has_failed(reasons.first()).and_then(in_the_way::<LeaseItem>) {
+            // The answer to an earlier attempt was lost, and both were written; or the lease could not be released, and
+            // the block is still to be written.
+            Some(held) if held.holder == lease.holder => {
+                if saved(Err(reasons), 1, block).is_err() {
+                    self.save(block, deadline).await?;
+                }
+                Ok(Begun::Yes)
+            }
+            Some(held) => Ok(Begun::Busy(
+                Timestamp::from_millisecond(held.until).unwrap_or(lease.until),
+            )),
+            None if has_failed(reasons.first()).is_some() => Ok(Begun::Busy(now)),
+            None => Ok(Begun::Changed),
         }
-        Ok(begun)
     }
 
     async fn save(&self, block: &mut Block, deadline: &Deadline) -> Result<(), AwsError> {
@@ -341,12 +340,8 @@ impl Blocks for DynamoBlocks {
         saved(written, 0, block)
     }
 
-    async fn finish(&self, lease: &Lease, block: Option<&mut Block>, deadline: &Deadline) -> Result<(), AwsError> {
+    async fn finish(&self, lease: &Lease, block: &mut Block, deadline: &Deadline) -> Result<(), AwsError> {
         let release = TransactWriteItem::builder().delete(self.delete_lease(lease)?).build();
-        let Some(block) = block else {
-            // A lease that is another's by now is not ours to release.
-            return self.transact(vec![release], deadline).await.map(|_| ());
-        };
         let writes = vec![release, write(self.put_block(block)?)];
         let written = self.transact(writes, deadline).await?;
         saved(written, 1, block)

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use actions::block::compare::listed;
 use actions::block::fault::{self, Fault, FaultKind, KnownFault};
-use actions::block::{Comparison, ListState, Seen, State, schedule};
+use actions::block::{Changed, Comparison, DenyEntry, ListState, Seen, State, schedule};
 use actions::result::{AUDIT, MAX_LISTED, NetworkAclEntry};
 use actions::{Block, Details, Enforcement, ErrorCode, ErrorDetail, IngressRule, Outcome, Status};
 use aws_support::credentials::Refresh;
@@ -13,142 +13,12 @@ use aws_support::{AwsError, Clock};
 use aws_text::{Region, RoleArn, SecurityGroupId};
 use futures::future::join_all;
 use jiff::Timestamp;
-use serde::Serialize;
 
 use super::failure;
+use super::report::{AuditReport, PlaceReport};
 use super::request::{Delivery, Executor};
-use super::run::{Aim, Changes, Stop, Work, read_of, split};
+use super::run::{Aim, Stop, Work, read_of, split};
 use crate::ports::{Accounts, Blocks, Contents, Network, Purpose, Schedules, Survey};
-
-// For its JSON Schema; the handler reads it.
-/// What asks for an audit, or for the blocks that there are.
-#[cfg(feature = "schema")]
-#[derive(Debug, schemars::JsonSchema)]
-#[schemars(deny_unknown_fields)]
-pub struct AuditInput {
-    /// What is asked for
-    #[schemars(extend("enum" = ["audit", "list_blocks"]))]
-    pub mode: String,
-}
-
-/// Answer of an audit.
-///
-/// A later version may add members: readers should pass over those they do not know.
-#[derive(Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct AuditReport {
-    /// What was asked for
-    #[cfg_attr(feature = "schema", schemars(extend("const" = "audit")))]
-    pub mode: &'static str,
-    /// Every place was read
-    pub complete: bool,
-    /// One for each account and region
-    pub places: Vec<PlaceReport>,
-}
-
-/// What was found in one account and region. The counts of faults say what is left after repairs.
-#[derive(Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct PlaceReport {
-    /// The role assumed for the account; null is the function's own
-    pub role_arn: Option<RoleArn>,
-    /// The region
-    pub region: Region,
-    /// Security groups with the block-list tag
-    pub block_lists: usize,
-    /// Those of them that are attached to a network interface
-    pub block_lists_in_use: usize,
-    /// Ingress rules revoked on them
-    pub rules_revoked: usize,
-    /// Blocks of the table, those that are to be lifted included
-    pub blocks: usize,
-    /// Blocks that lack an effective deny entry in some network ACL
-    pub blocks_not_enforced: usize,
-    /// Blocks whose missing entries or rule were added again
-    pub blocks_restored: usize,
-    /// Blocks past their end, or to be lifted, that are not gone
-    pub blocks_overdue: usize,
-    /// Blocks that the audit lifted, or finished lifting
-    pub blocks_lifted: usize,
-    /// Block lists with blocks that lost the tag, or were deleted
-    pub block_lists_lost: usize,
-    /// Deny entries within the function's numbers that no block explains. They are never touched
-    pub entries_without_block: usize,
-    /// Why it could not be audited, or not wholly
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schemars(with = "ErrorDetail"))]
-    pub error: Option<ErrorDetail>,
-}
-
-/// Answer to `list_blocks`.
-///
-/// A later version may add members: readers should pass over those they do not know.
-#[derive(Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct BlockListing {
-    /// Every block of the table
-    pub blocks: Vec<ListedBlock>,
-}
-
-/// A block, as of when it was last compared with EC2.
-#[derive(Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct ListedBlock {
-    /// What is blocked, as a CIDR block
-    pub target: String,
-    /// `tcp`, `udp`, or `-1` for all
-    pub protocol: &'static str,
-    /// First port; null for all protocols
-    pub from_port: Option<u16>,
-    /// Last port; null for all protocols
-    pub to_port: Option<u16>,
-    /// The block list
-    pub security_group_id: SecurityGroupId,
-    /// The account
-    pub account_id: Option<String>,
-    /// The region
-    pub region: Region,
-    /// The request whose block is in force
-    pub request_id: String,
-    /// Who asked for it
-    pub requested_by: Option<String>,
-    /// Its case
-    pub case_id: Option<String>,
-    /// When it ends by itself, RFC 3339 in UTC
-    #[cfg_attr(feature = "schema", schemars(extend("format" = "date-time")))]
-    pub expires_at: Option<String>,
-    /// A deny entry stood before every allow entry that overlaps it, in each network ACL concerned
-    pub enforced: bool,
-}
-
-/// The blocks that there are. An item alone, of which nothing was placed yet, is none.
-#[must_use]
-pub fn list(contents: &Contents) -> BlockListing {
-    let is_block = |block: &&Block| {
-        !block.is_lifted()
-            && (block.state != State::Pending || block.renews.is_some() || block.enforced || block.rule_stands)
-    };
-    let listed = |block: &Block| {
-        let terms = block.terms_in_force();
-        ListedBlock {
-            target: block.rule.source().to_string(),
-            protocol: block.rule.protocol().as_str(),
-            from_port: block.rule.ports().map(|(from, _)| from),
-            to_port: block.rule.ports().map(|(_, to)| to),
-            security_group_id: block.group.clone(),
-            account_id: block.account_id.clone(),
-            region: block.region.clone(),
-            request_id: terms.request_id.clone(),
-            requested_by: terms.requested_by.clone(),
-            case_id: terms.notes.case_id.clone(),
-            expires_at: terms.expires_at.map(|at| at.to_string()),
-            enforced: block.enforced,
-        }
-    };
-    BlockListing {
-        blocks: contents.blocks.iter().filter(is_block).map(listed).collect(),
-    }
-}
 
 /// An audit's report, and its results with the faults that they tell of.
 #[derive(Debug)]
@@ -240,6 +110,13 @@ struct Finding {
     is_lifted: bool,
     /// All was done that an audit can do about a fault that stays
     is_contained: bool,
+}
+
+/// What an audit did to a block.
+struct Repair {
+    work: Work,
+    changed: Changed,
+    stop: Option<Stop>,
 }
 
 impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Audit<'_, A, T, S, C> {
@@ -534,8 +411,7 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Audit<'_, A, T, S, C> {
         };
         match self.repair(network, place, block).await {
             Ok(Some(repaired)) => {
-                let (work, stop) = repaired;
-                self.note_repair(&mut finding, &work, stop, place);
+                self.note_repair(&mut finding, repaired, place);
                 Ok(Some(finding))
             }
             // Somebody else has lifted it meanwhile.
@@ -551,18 +427,14 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Audit<'_, A, T, S, C> {
 
     /// Under the list's lease, everything is read again, and EC2 is made to agree. `None`: there is nothing to repair any
     /// more.
-    async fn repair(
-        &self,
-        network: &A::Network,
-        place: &Place<'_>,
-        block: &Block,
-    ) -> Result<Option<(Work, Option<Stop>)>, Stop> {
+    async fn repair(&self, network: &A::Network, place: &Place<'_>, block: &Block) -> Result<Option<Repair>, Stop> {
         let what = block.rule.to_string();
         let run = self
             .executor
             .run(network, &block.group, place.region, self.delivery, &what);
         loop {
             let read = read_of(block, Purpose::Stand, &self.executor.policy);
+            let seen_at = run.clock.now();
             let (view, found) = futures::join!(
                 network.read(&read, self.delivery.deadline),
                 run.table.of_rule(place.region, &block.rule, self.delivery.deadline)
@@ -572,7 +444,6 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Audit<'_, A, T, S, C> {
                 return Ok(None);
             };
             let now = run.clock.now();
-            let is_again = !current.is_wanted();
             let current = if current.is_overdue(now) {
                 let by = schedule::lifting_id(&current.terms_in_force().request_id);
                 current.lifting(&by)
@@ -584,51 +455,45 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Audit<'_, A, T, S, C> {
             } else {
                 current.unschedule().into_iter().collect()
             };
-            let mut work = Work::new(current, view?.seen, others);
-            let comparison = work.compare(Aim::InForce, run.policy);
-            work.block.record(&comparison.entries);
-            if !run.begin(&mut work.block).await? {
+            let mut work = Work::new(current, view?.seen, seen_at, others, "");
+            work.record(&work.compare(Aim::InForce, run.policy).entries);
+            if !run.begin(&mut work, false).await? {
                 continue;
             }
-            let converged = async {
-                if is_again {
-                    run.settle(&mut work).await?;
-                }
-                run.converge(&mut work, Aim::InForce, first, Vec::new()).await
-            }
-            .await;
-            work.tidy(run.clock.now());
+            let converged = run.converge(&mut work, Aim::InForce, first, Vec::new()).await;
+            let changed = work.changed();
+            work.tidy(Aim::InForce, run.policy);
             let stop = converged.err();
             if stop.is_none() && !work.block.is_wanted() {
                 let by = lifted_by(&work.block);
                 work.block = work.block.lifted(&by, run.clock.now());
             } else {
-                let comparison = work.compare(Aim::InForce, run.policy);
-                work.block.enforced = work.block.is_wanted() && comparison.is_enforced();
+                work.block.enforced = work.is_shown_enforced(Aim::InForce, run.policy);
             }
             run.finish(&mut work).await?;
-            return Ok(Some((work, stop)));
+            return Ok(Some(Repair { work, changed, stop }));
         }
     }
 
-    fn note_repair(&self, finding: &mut Finding, work: &Work, stop: Option<Stop>, place: &Place<'_>) {
+    fn note_repair(&self, finding: &mut Finding, repair: Repair, place: &Place<'_>) {
         let policy = &self.executor.policy;
-        let (block, changes) = (&work.block, &work.changes);
+        let Repair { work, changed, stop } = repair;
+        let block = &work.block;
         let comparison = work.compare(Aim::InForce, policy);
         let kind = fault::of_block(block, &comparison, place.now, policy);
         finding.after = kind.map(|kind| place.fault(kind, &block.group, Some(block.rule)));
-        finding.changed = changes.any();
+        finding.changed = changed.any();
         finding.enforced = comparison.is_enforced();
         finding.is_lifted = block.is_lifted();
         finding.is_restored = !block.is_lifted()
             && finding.after.is_none()
             && finding.before.is_some()
-            && (changes.rule_added || !changes.added.is_empty());
+            && (changed.rule_added || !changed.added.is_empty());
         if let Some(rule) = &work.seen.rule {
             finding.details.security_group_rule_id = Some(rule.id.clone());
         }
         finding.details.expires_at = block.terms_in_force().expires_at.map(|at| at.to_string());
-        finding.details.network_acl_entries = entries(changes, &comparison.standing);
+        finding.details.network_acl_entries = entries(&changed, &comparison.standing);
         let (rule, group, request) = (&block.rule, &block.group, &block.terms_in_force().request_id);
         let why = stop.map(|stop| match stop {
             Stop::Refused(refusal) => (refusal.message, refusal.remedy),
@@ -638,6 +503,11 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Audit<'_, A, T, S, C> {
             }
             Stop::Busy => (String::new(), String::new()),
         });
+        let was_attached = place.known(&place.fault(FaultKind::ListInUse, group, None)).is_some()
+            && finding
+                .before
+                .as_ref()
+                .is_some_and(|fault| fault.kind == FaultKind::RuleMissing);
         let refused = comparison.refused.first();
         let why = why.or_else(|| refused.map(|refusal| (refusal.message.clone(), refusal.remedy.clone())));
         let (message, remedy) = why.unwrap_or_else(|| {
@@ -656,6 +526,10 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Audit<'_, A, T, S, C> {
                     left.unwrap_or_default()
                 )
             }
+            (None, false) if was_attached => format!(
+                "the audit put the rule of the block of request {request} back: {rule} on {group}, which is attached to \
+                 nothing any more"
+            ),
             (None, false) => format!(
                 "the audit restored the block of request {request}: {rule} on {group}; somebody or something else had \
                  removed parts of it"
@@ -758,7 +632,7 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Audit<'_, A, T, S, C> {
                 .map(|listed| listed.recorded.clone()),
             network_acls: Some(survey.network_acls.get(&block.vpc_id).cloned().unwrap_or_default()),
         };
-        Work::new(block.clone(), seen, place.others(block)).compare(Aim::InForce, policy)
+        Work::new(block.clone(), seen, place.now, place.others(block), "").compare(Aim::InForce, policy)
     }
 
     fn over_telling(&self, known: &KnownFault, place: &Place<'_>) -> Telling {
@@ -805,11 +679,11 @@ fn lifted_by(block: &Block) -> String {
     }
 }
 
-fn entries(changes: &Changes, standing: &[actions::block::DenyEntry]) -> Vec<NetworkAclEntry> {
-    let removed = changes.removed.iter().map(|entry| NetworkAclEntry::of(entry, true));
+fn entries(changed: &Changed, standing: &[DenyEntry]) -> Vec<NetworkAclEntry> {
+    let removed = changed.removed.iter().map(|entry| NetworkAclEntry::of(entry, true));
     standing
         .iter()
-        .map(|entry| NetworkAclEntry::of(entry, changes.added.contains(entry)))
+        .map(|entry| NetworkAclEntry::of(entry, changed.added.contains(entry)))
         .chain(removed)
         .collect()
 }
@@ -826,24 +700,6 @@ struct ListAudit {
 }
 
 impl PlaceReport {
-    fn new(role_arn: Option<RoleArn>, region: Region) -> Self {
-        Self {
-            role_arn,
-            region,
-            block_lists: 0,
-            block_lists_in_use: 0,
-            rules_revoked: 0,
-            blocks: 0,
-            blocks_not_enforced: 0,
-            blocks_restored: 0,
-            blocks_overdue: 0,
-            blocks_lifted: 0,
-            block_lists_lost: 0,
-            entries_without_block: 0,
-            error: None,
-        }
-    }
-
     fn add(&mut self, list: &ListAudit) {
         self.block_lists += usize::from(list.is_enrolled);
         self.block_lists_in_use += usize::from(list.is_in_use);

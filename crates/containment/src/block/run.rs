@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use actions::block::compare::{Goal, compare, to_restore_for_others};
-use actions::block::{Comparison, DenyEntry, ListState, Seen};
+use actions::block::{Before, Changed, Comparison, DenyEntry, Known, LAG, ListState, Placed, Seen};
 use actions::{Block, Enforcement, Policy, Refusal, Step};
 use aws_support::{AwsError, Clock, Deadline, ErrorKind};
 use aws_text::SecurityGroupId;
 use futures::future::join_all;
+use jiff::Timestamp;
 
 use crate::aws::ec2::{CREATE_ENTRY, ENTRY_LIMIT};
 use crate::ports::{Begun, Blocks, Change, Lease, Network, Purpose, Read, Schedules};
@@ -62,32 +63,20 @@ impl From<Refusal> for Stop {
 #[derive(Clone, Debug)]
 pub(crate) struct Work {
     pub(crate) block: Block,
+    /// As last read
     pub(crate) seen: Seen,
+    /// When that read began
+    seen_at: Timestamp,
     /// The table's other blocks of the same rule
     pub(crate) others: Vec<Block>,
-    pub(crate) changes: Changes,
-    /// When everything shows that was changed before this run
-    pub(crate) settled_at: jiff::Timestamp,
-    /// An earlier attempt at the same request began it
-    pub(crate) is_continued: bool,
-}
-
-/// What a run changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a change of its own")]
-pub(crate) struct Changes {
-    pub(crate) rule_added: bool,
-    pub(crate) rule_revoked: bool,
-    /// The rule does not stand, whatever shows
-    pub(crate) rule_is_gone: bool,
-    /// It was tried, at least
-    pub(crate) retagged: bool,
-    pub(crate) added: BTreeSet<DenyEntry>,
-    /// Entries that do not stand by what this run did, whatever shows
-    pub(crate) gone: BTreeSet<DenyEntry>,
-    /// Entries that a failed call may have added all the same
-    pub(crate) perhaps_added: BTreeSet<DenyEntry>,
-    pub(crate) removed: BTreeSet<DenyEntry>,
+    /// What stood before the first change
+    before: Before,
+    /// An earlier attempt at the same request may have changed something
+    is_continued: bool,
+    /// What answers said since
+    known: Known,
+    /// From when on EC2 shows everything of which no answer told, at the latest
+    settled_at: Timestamp,
 }
 
 /// Which terms EC2 is to agree with.
@@ -97,13 +86,15 @@ pub(crate) enum Aim {
     Newest,
     /// Those that hold while the newest request is not in force
     InForce,
+    /// Those too, and nothing is added: what was added beyond them is removed
+    Undo,
 }
 
 impl Aim {
     fn goal(self, block: &Block) -> Goal<'_> {
         match self {
             Aim::Newest if block.is_wanted() => Goal::Stands(&block.terms),
-            Aim::Newest | Aim::InForce => Goal::of(block),
+            Aim::Newest | Aim::InForce | Aim::Undo => Goal::of(block),
         }
     }
 }
@@ -127,20 +118,51 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 const ENOUGH: Duration = Duration::from_secs(15);
 
 impl Work {
-    pub(crate) fn new(block: Block, seen: Seen, others: Vec<Block>) -> Self {
-        let settled_at = block.attempted_at + actions::block::LAG;
+    /// For a request, or for an audit (without an id). `seen_at` is when the read of EC2 began.
+    pub(crate) fn new(block: Block, seen: Seen, seen_at: Timestamp, others: Vec<Block>, request_id: &str) -> Self {
+        let continued = block.before.clone().filter(|before| before.request_id == request_id);
         Self {
+            is_continued: continued.is_some(),
+            known: continued.as_ref().map(Known::of_continued).unwrap_or_default(),
+            before: continued.unwrap_or_else(|| Before::of(request_id, &block, &seen, &others)),
+            settled_at: block.settled_at,
             block,
             seen,
+            seen_at,
             others,
-            changes: Changes::default(),
-            settled_at,
-            is_continued: false,
         }
     }
 
+    /// What EC2 shows, with what is known beyond.
+    pub(crate) fn view(&self) -> Seen {
+        self.known.over(&self.seen)
+    }
+
     pub(crate) fn compare(&self, aim: Aim, policy: &Policy) -> Comparison {
-        compare(&self.block, aim.goal(&self.block), &self.seen, &self.others, policy)
+        let goal = aim.goal(&self.block);
+        // What was added and does not show yet is removed all the same, and may be added again.
+        let seen = if goal == Goal::Gone || aim == Aim::Undo {
+            self.view()
+        } else {
+            self.known.without_gone(&self.seen)
+        };
+        let mut comparison = compare(&self.block, goal, &seen, &self.others, policy);
+        if aim == Aim::Undo {
+            let adds = |step: &Step| matches!(step, Step::AddDeny(_) | Step::Authorize { .. });
+            comparison.steps.retain(|step| !adds(step));
+        }
+        comparison
+    }
+
+    /// As EC2 shows it, without what is known beyond: what a result may call enforced.
+    pub(crate) fn is_shown_enforced(&self, aim: Aim, policy: &Policy) -> bool {
+        let goal = aim.goal(&self.block);
+        goal != Goal::Gone && compare(&self.block, goal, &self.seen, &self.others, policy).is_enforced()
+    }
+
+    /// What has changed since the request's first change.
+    pub(crate) fn changed(&self) -> Changed {
+        self.known.changed(&self.before, &self.block, &self.seen)
     }
 
     /// The network interfaces that the block list is attached to, as last read.
@@ -151,77 +173,70 @@ impl Work {
         }
     }
 
-    /// Drops entries from the record that were removed, or that do not show although EC2 has had time to show them.
-    pub(crate) fn tidy(&mut self, now: jiff::Timestamp) {
-        let is_settled = self.settled_at <= now;
+    /// The last read shows everything that was changed and of which no answer told.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled_at <= self.seen_at
+    }
+
+    /// Entries that this run removed, or found gone.
+    fn gone(&self) -> Vec<DenyEntry> {
+        self.known.gone().cloned().collect()
+    }
+
+    /// Puts entries on record that are not there yet. Those that stand already are no change of this run's. Gives whether
+    /// there were any.
+    pub(crate) fn record(&mut self, entries: &[Placed]) -> bool {
+        let view = self.view();
+        let new = entries.iter().filter(|placed| !self.block.entries.contains(placed));
+        let standing = new.filter(|placed| view.shows(&placed.entry(self.block.rule)));
+        self.before.entries.extend(standing.cloned().collect::<Vec<_>>());
+        self.block.record(entries)
+    }
+
+    /// Drops entries from the record that are gone, or that are left to other lists' blocks.
+    pub(crate) fn tidy(&mut self, aim: Aim, policy: &Policy) {
         if self.seen.network_acls.is_none() {
             return;
         }
-        let (seen, changes, rule) = (&self.seen, &self.changes, self.block.rule);
+        let (view, is_settled) = (self.view(), self.is_settled());
+        let meant = self.compare(aim, policy).entries;
+        let (known, rule) = (&self.known, self.block.rule);
         self.block.entries.retain(|placed| {
             let entry = placed.entry(rule);
-            let may_stand = changes.added.contains(&entry) || changes.perhaps_added.contains(&entry);
-            !changes.gone.contains(&entry) && (may_stand || !is_settled || seen.shows(&entry))
+            if view.shows(&entry) {
+                meant.contains(placed)
+            } else {
+                known.of(&entry) != Some(false) && !is_settled
+            }
         });
-        self.block.rule_stands = self.seen.rule.is_some() || (!is_settled && self.block.rule_stands);
-    }
-}
-
-impl Changes {
-    pub(crate) fn any(&self) -> bool {
-        self.rule_added || self.rule_revoked || !self.added.is_empty() || !self.removed.is_empty()
-    }
-
-    fn note(&mut self, step: &Step, change: Change) {
-        self.retagged |= matches!(step, Step::Retag { .. });
-        match step {
-            Step::Authorize { .. } => self.rule_is_gone = false,
-            Step::Revoke { .. } => self.rule_is_gone = true,
-            Step::AddDeny(entry) if change == Change::Made => {
-                self.gone.remove(entry);
-            }
-            Step::RemoveDeny(entry) => {
-                self.gone.insert(entry.clone());
-            }
-            Step::AddDeny(_) | Step::Retag { .. } | Step::PutSchedule(_) | Step::DeleteSchedule { .. } => {}
-        }
-        if change == Change::AlreadySo {
-            return;
-        }
-        match step {
-            // What is added and removed again is no change.
-            Step::Authorize { .. } => {
-                self.rule_added = !std::mem::take(&mut self.rule_revoked);
-            }
-            Step::Revoke { .. } => {
-                self.rule_revoked = !std::mem::take(&mut self.rule_added);
-            }
-            Step::AddDeny(entry) => {
-                if !self.removed.remove(entry) {
-                    self.added.insert(entry.clone());
-                }
-            }
-            Step::RemoveDeny(entry) => {
-                if !self.added.remove(entry) {
-                    self.removed.insert(entry.clone());
-                }
-            }
-            Step::Retag { .. } | Step::PutSchedule(_) | Step::DeleteSchedule { .. } => {}
-        }
+        self.block.rule_stands = view.rule.is_some() || (!is_settled && self.block.rule_stands);
     }
 }
 
 impl<N: Network, T: Blocks, S: Schedules, C: Clock> Run<'_, N, T, S, C> {
-    /// Takes the lease and writes the block with it. `false`: the block was changed since it was read.
+    /// Takes the lease and writes the block with it; `is_request`: what stood before belongs to the request, and stays in
+    /// the table until its result is sent. `false`: the block was changed since it was read.
     ///
-    /// A lease that another holds is waited for while there is time.
-    pub(crate) async fn begin(&self, block: &mut Block) -> Result<bool, Stop> {
+    /// A lease that another holds is waited for while there is time. So is what an earlier run may have changed and EC2
+    /// does not show yet: what is done next is decided by what stands.
+    ///
+    /// # Errors
+    /// No lease, or what stands could not be read; the lease is released.
+    pub(crate) async fn begin(&self, work: &mut Work, is_request: bool) -> Result<bool, Stop> {
+        work.before.touched = None;
+        if is_request {
+            work.block.before = Some(work.before.clone());
+        }
+        work.block.settled_at = self.lease.until + LAG;
         let mut wait = FIRST_WAIT;
-        block.attempted_at = self.lease.until;
         loop {
             let now = self.clock.now();
-            match self.table.begin(&self.lease, Some(block), now, self.deadline).await? {
-                Begun::Yes => return Ok(true),
+            match self
+                .table
+                .begin(&self.lease, &mut work.block, now, self.deadline)
+                .await?
+            {
+                Begun::Yes => break,
                 Begun::Changed => return Ok(false),
                 Begun::Busy(until) => {
                     tracing::info!(group = %self.lease.group, %until, "the block list is in use");
@@ -233,14 +248,48 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Run<'_, N, T, S, C> {
             self.pause(wait).await;
             wait = (wait * 2).min(LONGEST_WAIT);
         }
+        if !work.is_settled()
+            && let Err(stop) = self.settle_before(work, is_request).await
+        {
+            self.release(work).await;
+            return Err(stop);
+        }
+        Ok(true)
+    }
+
+    /// Waits until what an earlier run changed shows, before the first change of this one.
+    async fn settle_before(&self, work: &mut Work, is_request: bool) -> Result<(), Stop> {
+        self.settle(work).await?;
+        if !work.is_continued {
+            work.before = Before::of(&work.before.request_id, &work.block, &work.seen, &work.others);
+            if is_request {
+                work.block.before = Some(work.before.clone());
+                self.table.save(&mut work.block, self.deadline).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes the block and releases the lease.
     pub(crate) async fn finish(&self, work: &mut Work) -> Result<(), AwsError> {
-        work.block.attempted_at = self.clock.now();
-        self.table
-            .finish(&self.lease, Some(&mut work.block), self.deadline)
-            .await
+        self.conclude(work);
+        self.table.finish(&self.lease, &mut work.block, self.deadline).await
+    }
+
+    /// What a later run is to know of this one.
+    pub(crate) fn conclude(&self, work: &mut Work) {
+        // From when on EC2 shows everything that this run changed.
+        work.block.settled_at = if work.known.is_shown_by(&work.seen) {
+            work.settled_at
+        } else {
+            work.settled_at.max(self.clock.now() + LAG)
+        };
+        if let Some(before) = &mut work.block.before
+            && before.request_id == work.before.request_id
+        {
+            before.clone_from(&work.before);
+            before.touched = work.known.touched();
+        }
     }
 
     /// As [`Run::finish`], where something else has failed: if that fails too, the lease ends by itself.
@@ -259,31 +308,25 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Run<'_, N, T, S, C> {
         &self,
         work: &mut Work,
         aim: Aim,
-        first: Vec<Step>,
-        then: Vec<Step>,
+        mut first: Vec<Step>,
+        mut then: Vec<Step>,
     ) -> Result<bool, Stop> {
-        let (mut first, mut then) = (Some(first), Some(then));
         let mut pauses = PAUSES.iter();
         let mut has_changed = false;
-        if !work.block.is_wanted() {
-            self.refresh_others(work).await?;
-        }
+        self.refresh_others(work).await?;
         loop {
             let comparison = work.compare(aim, self.policy);
             // Of a block that is in force, the other network ACLs are seen to all the same.
             if let (Aim::Newest, Some(refusal)) = (aim, comparison.refused.first()) {
                 return Err(Stop::Refused(refusal.clone()));
             }
-            let mut steps = Self::still_to_do(&comparison.steps, work);
-            steps.extend(first.take().unwrap_or_default());
+            let mut steps = comparison.steps.clone();
+            steps.append(&mut first);
             if comparison.steps.is_empty() {
-                steps.extend(Self::still_to_do(&comparison.then, work));
-                steps.extend(then.take().unwrap_or_default());
+                steps.extend(comparison.then.clone());
+                steps.append(&mut then);
             }
-            let shows = comparison.steps.is_empty()
-                && comparison.then.iter().all(|step| matches!(step, Step::Retag { .. }))
-                && self.is_gone_for_sure(&comparison, work, aim);
-            if steps.is_empty() && shows {
+            if steps.is_empty() && work.known.is_shown_by(&work.seen) {
                 return Ok(true);
             }
             if !steps.is_empty() {
@@ -292,7 +335,7 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Run<'_, N, T, S, C> {
             }
             if has_changed {
                 let Some(pause) = pauses.next() else {
-                    return self.unverified(work, &comparison, aim);
+                    return unverified(work, &comparison);
                 };
                 self.pause(*pause).await;
             }
@@ -309,54 +352,16 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Run<'_, N, T, S, C> {
         }
     }
 
-    /// Whether entries that do not show are gone, and not merely late.
-    fn is_gone_for_sure(&self, comparison: &Comparison, work: &Work, aim: Aim) -> bool {
-        aim.goal(&work.block) != Goal::Gone
-            || work.settled_at <= self.clock.now()
-            || comparison.unseen.iter().all(|entry| work.changes.gone.contains(entry))
-    }
-
-    /// Without the removals that were made and do not show yet: a number may be another's by now.
-    fn still_to_do(steps: &[Step], work: &Work) -> Vec<Step> {
-        steps
-            .iter()
-            .filter(|step| !Self::is_done(step, work))
-            .cloned()
-            .collect()
-    }
-
-    fn is_done(step: &Step, work: &Work) -> bool {
-        match step {
-            Step::RemoveDeny(entry) => work.changes.gone.contains(entry),
-            // Tags are for the reader: one attempt is enough, and an audit repairs them.
-            Step::Retag { .. } => work.changes.retagged,
-            _ => false,
-        }
-    }
-
-    /// The last read did not show it.
-    fn unverified(&self, work: &Work, comparison: &Comparison, aim: Aim) -> Result<bool, Stop> {
-        let is_unknown = |step: &&Step| matches!(step, Step::AddDeny(entry) if !work.changes.added.contains(entry));
-        let message = match comparison.steps.iter().find(is_unknown) {
-            Some(step) => format!("EC2 says that the number is taken, and does not show by what, for: {step}"),
-            None if !self.is_gone_for_sure(comparison, work, aim) => {
-                "EC2 may not show yet all that was placed".to_owned()
-            }
-            None => return Ok(false),
-        };
-        Err(AwsError::new(CREATE_ENTRY, ErrorKind::Unreachable, message).into())
-    }
-
     /// Writes entries that are about to be placed into the table, before they are.
     async fn record(&self, work: &mut Work, comparison: &Comparison) -> Result<(), Stop> {
-        if !work.block.is_wanted() || !work.block.record(&comparison.entries) {
+        if !work.block.is_wanted() || !work.record(&comparison.entries) {
             return Ok(());
         }
         self.table.save(&mut work.block, self.deadline).await?;
         Ok(())
     }
 
-    /// Carries out steps side by side, and notes what each changed, whatever becomes of the others.
+    /// Carries out steps side by side, and notes what each led to, whatever becomes of the others.
     ///
     /// # Errors
     /// One that is final, if there is one: it decides, whatever else could be tried again.
@@ -365,11 +370,13 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Run<'_, N, T, S, C> {
         let mut stop: Option<Stop> = None;
         for (step, outcome) in steps.iter().zip(done) {
             match outcome {
-                Ok(change) => work.changes.note(step, change),
+                Ok(change) => self.note(step, change, work),
                 Err(error) => {
                     tracing::warn!(group = %self.lease.group, %error, "could not {step}");
-                    if let Step::AddDeny(entry) = step {
-                        work.changes.perhaps_added.insert(entry.clone());
+                    if !matches!(error.kind, ErrorKind::Rejected | ErrorKind::AccessDenied) {
+                        // It may have been carried out all the same.
+                        work.known.forget(step);
+                        work.settled_at = self.clock.now() + LAG;
                     }
                     let error = quota(error, step, &work.seen, self.policy);
                     if stop.as_ref().is_none_or(|stop| !stop.is_final()) {
@@ -379,6 +386,21 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Run<'_, N, T, S, C> {
             }
         }
         stop.map_or(Ok(()), Err)
+    }
+
+    fn note(&self, step: &Step, change: Change, work: &mut Work) {
+        let was_made = change == Change::Made;
+        if let Step::AddDeny(entry) = step
+            && !was_made
+            && work.known.of(entry) != Some(true)
+        {
+            // The number is taken, and by what shows later.
+            work.settled_at = self.clock.now() + LAG;
+        }
+        if work.known.is_first_answer(step) {
+            work.before.correct(step, was_made);
+        }
+        work.known.note(step, was_made);
     }
 
     async fn apply(&self, step: &Step) -> Result<Change, AwsError> {
@@ -406,11 +428,17 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Run<'_, N, T, S, C> {
         }
     }
 
-    /// Reads the table again, where other blocks share entries that are to be removed. The own block is marked as to be
-    /// lifted by now: of two that are lifted at the same time, one at least sees the other marked.
-    pub(crate) async fn refresh_others(&self, work: &mut Work) -> Result<(), Stop> {
+    /// Reads the table again, where other blocks share entries that are to be removed or left to them. The own block is
+    /// written by now: of two that come at the same time, one at least sees what the other wants.
+    async fn refresh_others(&self, work: &mut Work) -> Result<(), Stop> {
         let block = &work.block;
-        if work.others.iter().any(|other| block.shares_with(other)) {
+        let has_entry = |other: &Block, placed: &Placed| other.entries.contains(placed);
+        let is_shared = |other: &Block| block.entries.iter().any(|placed| has_entry(other, placed));
+        if work
+            .others
+            .iter()
+            .any(|other| block.shares_with(other) && (!block.is_wanted() || is_shared(other)))
+        {
             let found = self.table.of_rule(&block.region, &block.rule, self.deadline).await?;
             (_, work.others) = split(found, &block.group);
         }
@@ -426,8 +454,11 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Run<'_, N, T, S, C> {
             Purpose::Lift
         };
         let read = read_of(block, purpose, self.policy);
-        if work.changes.gone.is_empty() {
+        let seen_at = self.clock.now();
+        let gone = work.gone();
+        if gone.is_empty() {
             work.seen = self.network.read(&read, self.deadline).await?.seen;
+            work.seen_at = seen_at;
             return Ok(());
         }
         let (view, found) = futures::join!(
@@ -435,17 +466,14 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Run<'_, N, T, S, C> {
             self.table.of_rule(&block.region, &block.rule, self.deadline)
         );
         work.seen = view?.seen;
+        work.seen_at = seen_at;
         (_, work.others) = split(found?, &block.group);
-        let removed: Vec<DenyEntry> = work.changes.gone.iter().cloned().collect();
-        let restore = to_restore_for_others(&work.block, &removed, &work.others);
-        if restore.is_empty() {
-            return Ok(());
-        }
+        let restore = to_restore_for_others(&work.block, &gone, &work.others);
         for (step, outcome) in restore
             .iter()
             .zip(join_all(restore.iter().map(|step| self.apply(step))).await)
         {
-            work.changes.note(step, outcome?);
+            self.note(step, outcome?, work);
         }
         Ok(())
     }
@@ -455,16 +483,33 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Run<'_, N, T, S, C> {
         let _ = self.deadline.bound(tokio::time::sleep(pause)).await;
     }
 
-    /// Waits until everything shows that was changed before this run.
+    /// Waits until everything shows of which no answer told.
+    ///
+    /// # Errors
+    /// Out of time, or EC2 could not be read.
     pub(crate) async fn settle(&self, work: &mut Work) -> Result<(), Stop> {
-        let left = work.settled_at.duration_since(self.clock.now());
-        if let Ok(left) = Duration::try_from(left)
-            && !left.is_zero()
-        {
-            self.pause(left).await;
+        while !work.is_settled() {
+            let left = work.settled_at.duration_since(self.clock.now());
+            self.pause(Duration::try_from(left).unwrap_or_default()).await;
             self.read_back(work).await?;
         }
         Ok(())
+    }
+}
+
+/// The last read did not show it.
+fn unverified(work: &Work, comparison: &Comparison) -> Result<bool, Stop> {
+    let is_unknown = |step: &&Step| matches!(step, Step::AddDeny(entry) if work.known.of(entry) != Some(true));
+    match comparison.steps.iter().find(is_unknown) {
+        Some(step) => {
+            let message = format!("EC2 says that the number is taken, and does not show by what, for: {step}");
+            Err(AwsError::new(CREATE_ENTRY, ErrorKind::Unreachable, message).into())
+        }
+        None if work.block.is_wanted() || comparison.steps.is_empty() => Ok(false),
+        None => {
+            let message = "EC2 shows again what was removed".to_owned();
+            Err(AwsError::new(CREATE_ENTRY, ErrorKind::Unreachable, message).into())
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 use std::time::Duration;
 
+use std::collections::BTreeSet;
+
 use actions::block::fault::FaultKind;
-use actions::block::{Placed, Terms};
+use actions::block::{Before, Placed, Terms, Touched};
 use actions::request::Notes;
 use aws_sdk_dynamodb::error::ErrorMetadata;
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemOutput;
@@ -52,7 +54,8 @@ fn bare(revision: u64) -> Block {
         entries: vec![],
         rule_stands: false,
         enforced: false,
-        attempted_at: Timestamp::UNIX_EPOCH,
+        settled_at: Timestamp::UNIX_EPOCH,
+        before: None,
         revision,
     }
 }
@@ -82,11 +85,22 @@ fn full(revision: u64) -> Block {
         entries: vec![Placed {
             acl: "acl-0000000a".parse().unwrap(),
             number: 32766,
-            by: String::new(),
         }],
         rule_stands: true,
         enforced: true,
-        attempted_at: now(),
+        settled_at: now(),
+        before: Some(Before {
+            request_id: "r-2".to_owned(),
+            rule: true,
+            entries: vec![Placed {
+                acl: "acl-0000000b".parse().unwrap(),
+                number: 1,
+            }],
+            touched: Some(Touched {
+                rule: true,
+                entries: BTreeSet::new(),
+            }),
+        }),
         ..bare(revision)
     }
 }
@@ -133,10 +147,12 @@ fn failed(item: Option<Item>) -> CancellationReason {
 }
 
 fn cancelled(reasons: Vec<CancellationReason>) -> Rule {
-    mock!(Client::transact_write_items).then_error(move || {
-        let cancelled = TransactionCanceledException::builder().set_cancellation_reasons(Some(reasons.clone()));
-        TransactWriteItemsError::TransactionCanceledException(cancelled.build())
-    })
+    mock!(Client::transact_write_items).then_error(move || cancelled_for(reasons.clone()))
+}
+
+fn cancelled_for(reasons: Vec<CancellationReason>) -> TransactWriteItemsError {
+    let cancelled = TransactionCanceledException::builder().set_cancellation_reasons(Some(reasons));
+    TransactWriteItemsError::TransactionCanceledException(cancelled.build())
 }
 
 fn all_written() -> Rule {
@@ -354,7 +370,7 @@ async fn an_item_edited_to_nonsense_is_named() {
 
 // ---- leases ----------------------------------------------------------------------------------------------------
 
-async fn begin(answer: &Rule, block: Option<&mut Block>) -> Result<Begun, AwsError> {
+async fn begin(answer: &Rule, block: &mut Block) -> Result<Begun, AwsError> {
     table(&[answer]).begin(&lease("i-1"), block, now(), &deadline()).await
 }
 
@@ -369,27 +385,20 @@ async fn a_lease_and_a_block_are_written_in_one_call() {
         })
         .then_output(|| TransactWriteItemsOutput::builder().build());
     let mut block = bare(4);
-    assert_eq!(begin(&written, Some(&mut block)).await.unwrap(), Begun::Yes);
+    assert_eq!(begin(&written, &mut block).await.unwrap(), Begun::Yes);
     assert_eq!((block.revision, written.num_calls()), (5, 1));
-    let lease_alone = mock!(Client::transact_write_items)
-        .match_requests(|r| r.transact_items().len() == 1)
-        .then_output(|| TransactWriteItemsOutput::builder().build());
-    assert_eq!(begin(&lease_alone, None).await.unwrap(), Begun::Yes);
 }
 
 #[tokio::test]
 async fn a_lease_that_another_holds_says_until_when() {
     let held = cancelled(vec![failed(Some(lease_item(&lease("i-2")))), passed()]);
     let mut block = bare(4);
-    assert_eq!(
-        begin(&held, Some(&mut block)).await.unwrap(),
-        Begun::Busy(lease("").until)
-    );
+    assert_eq!(begin(&held, &mut block).await.unwrap(), Begun::Busy(lease("").until));
     assert_eq!(block.revision, 4);
     // One that cannot be read, or does not show, is held all the same.
     for item in [None, Some(Item::new())] {
         let held = cancelled(vec![failed(item), passed()]);
-        assert_eq!(begin(&held, Some(&mut block)).await.unwrap(), Begun::Busy(now()));
+        assert_eq!(begin(&held, &mut block).await.unwrap(), Begun::Busy(now()));
     }
     assert_eq!(block.revision, 4);
 }
@@ -398,7 +407,7 @@ async fn a_lease_that_another_holds_says_until_when() {
 async fn a_block_that_another_changed_is_told_apart_from_a_lease() {
     let changed = cancelled(vec![passed(), failed(Some(written(&bare(8))))]);
     let mut block = bare(4);
-    assert_eq!(begin(&changed, Some(&mut block)).await.unwrap(), Begun::Changed);
+    assert_eq!(begin(&changed, &mut block).await.unwrap(), Begun::Changed);
     assert_eq!(block.revision, 4);
 }
 
@@ -409,8 +418,24 @@ async fn a_begin_whose_answer_was_lost_has_begun() {
         failed(Some(written(&bare(4)))),
     ]);
     let mut block = bare(4);
-    assert_eq!(begin(&own, Some(&mut block)).await.unwrap(), Begun::Yes);
+    assert_eq!(begin(&own, &mut block).await.unwrap(), Begun::Yes);
     assert_eq!(block.revision, 5);
+}
+
+#[tokio::test]
+async fn a_lease_that_could_not_be_released_is_gone_on_with_and_the_block_is_written() {
+    let held = mock!(Client::transact_write_items)
+        .match_requests(|r| r.transact_items().len() == 2)
+        .then_error(|| cancelled_for(vec![failed(Some(lease_item(&lease("i-1")))), passed()]));
+    let saved = mock!(Client::transact_write_items)
+        .match_requests(|r| r.transact_items().len() == 1)
+        .then_output(|| TransactWriteItemsOutput::builder().build());
+    let mut block = bare(4);
+    let begun = table(&[&held, &saved])
+        .begin(&lease("i-1"), &mut block, now(), &deadline())
+        .await;
+    assert_eq!(begun.unwrap(), Begun::Yes);
+    assert_eq!((block.revision, held.num_calls(), saved.num_calls()), (5, 1, 1));
 }
 
 #[tokio::test]
@@ -422,7 +447,7 @@ async fn a_conflict_with_another_transaction_is_tried_again_later() {
     ] {
         let conflict = cancelled(vec![CancellationReason::builder().code(code).build(), failed(None)]);
         let mut block = bare(4);
-        let error = begin(&conflict, Some(&mut block)).await.unwrap_err();
+        let error = begin(&conflict, &mut block).await.unwrap_err();
         assert_eq!((error.kind, error.is_retryable()), (ErrorKind::Throttled, true));
         assert!(error.message.contains(code), "{}", error.message);
         assert_eq!(block.revision, 4);
@@ -434,7 +459,7 @@ async fn a_denied_write_is_an_error() {
     let denied = mock!(Client::transact_write_items).then_error(|| {
         TransactWriteItemsError::generic(ErrorMetadata::builder().code("AccessDeniedException").build())
     });
-    let error = begin(&denied, None).await.unwrap_err();
+    let error = begin(&denied, &mut bare(4)).await.unwrap_err();
     assert_eq!(
         (error.kind, error.action),
         (ErrorKind::AccessDenied, "dynamodb:PutItem")
@@ -468,21 +493,18 @@ async fn a_finish_writes_the_block_and_releases_the_lease_in_one_call() {
         })
         .then_output(|| TransactWriteItemsOutput::builder().build());
     let mut block = full(4);
-    let finish = async |answer: &Rule, block: Option<&mut Block>| {
-        table(&[answer]).finish(&lease("i-1"), block, &deadline()).await
-    };
-    finish(&finished, Some(&mut block)).await.unwrap();
+    let finish =
+        async |answer: &Rule, block: &mut Block| table(&[answer]).finish(&lease("i-1"), block, &deadline()).await;
+    finish(&finished, &mut block).await.unwrap();
     assert_eq!((block.revision, finished.num_calls()), (5, 1));
     // WHEN the answer was lost: the lease is gone, the block written
     let own = cancelled(vec![passed(), failed(Some(written(&block)))]);
-    finish(&own, Some(&mut block)).await.unwrap();
+    finish(&own, &mut block).await.unwrap();
     assert_eq!(block.revision, 6);
     // WHEN another has the lease by now, and has or has not changed the block
     for second in [passed(), failed(Some(written(&bare(9))))] {
         let theirs = cancelled(vec![failed(None), second]);
-        assert!(finish(&theirs, Some(&mut block)).await.unwrap_err().is_retryable());
+        assert!(finish(&theirs, &mut block).await.unwrap_err().is_retryable());
         assert_eq!(block.revision, 6);
     }
-    // A lease alone that is another's by now is not ours to release, and no failure.
-    finish(&cancelled(vec![failed(None)]), None).await.unwrap();
 }
