@@ -178,14 +178,12 @@ const METADATA_UID: &str = "a finding's metadata.uid: 1 to 512 characters withou
 
 impl Request {
     pub(crate) fn of(members: &mut Members, capability: Capability, common: &mut Common) -> Option<Self> {
-        let id = crate::request::required(members, "target", TARGET, finding_id);
+        let id = crate::request::required(members, "target", TARGET, self::id);
         let mut params = params_of(members)?;
         let verdict = verdict(&mut params, capability);
         let region = parsed(&mut params, "aws_region");
         let product = product(&mut params);
-        let alert_id = params.optional("aisoc_alert_id", ALERT_ID, |value| {
-            text(value).filter(|id| (1..=MAX_TEXT).contains(&id.chars().count()) && !id.trim().is_empty())
-        });
+        let alert_id = params.optional("aisoc_alert_id", ALERT_ID, self::id);
         let owner = note(&mut params, "owner");
         let confidence = params.optional("confidence", CONFIDENCE, |value| {
             let number = value.as_number()?;
@@ -311,7 +309,7 @@ fn product(params: &mut Members) -> Option<Product> {
     }
 }
 
-fn finding_id(value: &Value) -> Option<String> {
+fn id(value: &Value) -> Option<String> {
     text(value).filter(|id| {
         (1..=MAX_ID).contains(&id.chars().count()) && !id.trim().is_empty() && !id.chars().any(char::is_control)
     })

@@ -476,7 +476,7 @@ impl World {
 }
 
 pub(crate) fn body(id: &str, action: &str, group: &str) -> Value {
-    json!({"request_id": id, "action": action, "target": "203.0.113.7", "params": {"aws_security_group_id": group}})
+    json!({"request_id": id, "capability": action, "target": "203.0.113.7", "params": {"aws_security_group_id": group}})
 }
 
 /// The answer, or the error in its place.

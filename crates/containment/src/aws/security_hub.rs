@@ -306,7 +306,7 @@ mod tests {
                     .product_arn(GUARDDUTY)
                     .aws_account_id("111122223333")
                     .workflow(Workflow::builder().status(WorkflowStatus::New).build())
-                    .verification_state(VerificationState::Unknown)
+                    .verification_state(VerificationState::FalsePositive)
                     .note(Note::builder().text("note").updated_by("ana").build())
                     .user_defined_fields("a", "b")
                     .build();
@@ -316,7 +316,7 @@ mod tests {
             product_arn: Some(GUARDDUTY.to_owned()),
             account_id: Some("111122223333".to_owned()),
             workflow_status: Some("NEW".to_owned()),
-            verification_state: Some("UNKNOWN".to_owned()),
+            verification_state: Some("FALSE_POSITIVE".to_owned()),
             status_id: None,
             note: Some("note".to_owned()),
             updated_by: Some("ana".to_owned()),
