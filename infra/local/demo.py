@@ -156,11 +156,11 @@ def main() -> None:
         step(f"4  A playbook answers {shortened(attack['title'], 40)!r} with BLOCK_IP {target}")
         filters = [{"Name": "vpc-id", "Values": [vpc]}]
 
-        def act(action: str, group: str, **params: Any) -> dict[str, Any]:
+        def act(capability: str, group: str, **params: Any) -> dict[str, Any]:
             """From the actions queue through the function to the results queue."""
             request = {
-                "request_id": f"demo-{action.lower()}",
-                "action": action,
+                "request_id": f"demo-{capability}",
+                "capability": capability,
                 "target": target,
                 "params": {"aws_security_group_id": group, **params},
                 "requested_by": "demo playbook",
@@ -178,7 +178,7 @@ def main() -> None:
         group = deployed.outputs["BlockListId"]
         acl = ec2.describe_network_acls(Filters=filters)["NetworkAcls"][0]["NetworkAclId"]
         show_network(ec2, group, acl, "before")
-        result = act("BLOCK_IP", group, expires_after_seconds=3600)
+        result = act("block_ip", group, expires_after_seconds=3600)
         rules, denies = show_network(ec2, group, acl, "after")
         show_result(result)
         check([rule.get("CidrIpv4") for rule in rules] == [f"{target}/32"], "the rule is there")
@@ -199,10 +199,10 @@ def main() -> None:
         )["GroupId"]
         subnet = ec2.describe_subnets(Filters=filters)["Subnets"][0]["SubnetId"]
         ec2.create_network_interface(SubnetId=subnet, Groups=[attached])
-        result = act("BLOCK_IP", attached)
+        result = act("block_ip", attached)
         show_result(result)
         print(f"   remedy: {result['error']['remedy']}")
-        check(result["error"]["code"] == "group_in_use" and not result["changed"], "the block is refused")
+        check(result["details"]["error"]["code"] == "group_in_use" and not result["changed"], "the block is refused")
         described = ec2.describe_security_groups(GroupIds=[attached])["SecurityGroups"][0]
         check(described["IpPermissions"] == [], "the group has no rule")
 
@@ -238,10 +238,10 @@ def main() -> None:
         check(rules == [] and denies == [] and result["changed"] and result["verified"], "rule and entry are gone")
 
         step("8  Blocked once more, and lifted by hand")
-        result = act("BLOCK_IP", group)
+        result = act("block_ip", group)
         show_result(result)
         check(result["enforced"] and result["verified"], "the block is enforced and verified")
-        result = act("ALLOW_IP", group)
+        result = act("allow_ip", group)
         rules, denies = show_network(ec2, group, acl, "after")
         show_result(result)
         check(rules == [] and denies == [] and not result["enforced"], "rule and entry are gone")

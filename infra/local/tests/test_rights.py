@@ -106,8 +106,8 @@ class Connector:
     def do_everything(self, group: str, role: str | None = None) -> None:
         """All that can be done to one block list."""
         params = {"aws_security_group_id": group, **({"aws_assume_role_arn": role} if role else {})}
-        block = {"action": "BLOCK_IP", "target": "203.0.113.45", "params": {**params, "expires_after_seconds": 60}}
-        allow = {"action": "ALLOW_IP", "target": "203.0.113.45", "params": params}
+        block = {"capability": "block_ip", "target": "203.0.113.45", "params": {**params, "expires_after_seconds": 60}}
+        allow = {"capability": "allow_ip", "target": "203.0.113.45", "params": params}
         # dry run, block, again with another end, again without; lift; block, and let it end
         for request_id, order in enumerate(
             [{**block, "dry_run": True}, block, block, {**block, "params": params}, allow, block]
@@ -132,7 +132,7 @@ class Connector:
         self.aws.fail({**fault, "status": 503, "times": 20})
         playbooks = self.aws.client("sqs", credentials=self.aws.assume(PLAYBOOKS))
         url, params = self.stack.outputs["ActionsQueueUrl"], {"aws_security_group_id": group}
-        request = {"request_id": "retried", "action": "BLOCK_IP", "target": "203.0.113.47", "params": params}
+        request = {"request_id": "retried", "capability": "block_ip", "target": "203.0.113.47", "params": params}
         playbooks.send_message(QueueUrl=url, MessageBody=json.dumps(request), MessageGroupId=group)
         (message,) = self.queues.receive_message(QueueUrl=url, AttributeNames=["All"])["Messages"]
         failures = self.containment.invoke(local.as_sqs_event([message]))["batchItemFailures"]
@@ -179,7 +179,7 @@ def exercise(aws: local.StandIn, connector: Connector, their_group: str) -> None
     # A block list that becomes attached, in either account
     for ec2, each, role in ((ours, group, {}), (theirs, their_group, {"aws_assume_role_arn": THEIR_ROLE})):
         params = {"aws_security_group_id": each, **role}
-        result = connector.order(request_id=each, action="BLOCK_IP", target="203.0.113.46", params=params)
+        result = connector.order(request_id=each, capability="block_ip", target="203.0.113.46", params=params)
         assert result["enforced"] is True
         attach(ec2, each)
     connector.audit()
@@ -355,7 +355,7 @@ def test_a_right_that_is_missing_is_noticed(
     policy = iam.get_role_policy(RoleName=role, PolicyName="containment")["PolicyDocument"]
     connector = Connector(aws, stack, start)
     params = {"aws_security_group_id": group, "expires_after_seconds": 60}
-    order = {"action": "BLOCK_IP", "target": "203.0.113.45", "params": params}
+    order = {"capability": "block_ip", "target": "203.0.113.45", "params": params}
     for missing in ("ec2:DescribeVpcs", "ec2:CreateTags", "ec2:CreateNetworkAclEntry", "iam:PassRole"):
         statements = [
             {**s, "Action": [action for action in actions(s) if action != missing]} for s in policy["Statement"]
@@ -363,8 +363,8 @@ def test_a_right_that_is_missing_is_noticed(
         document = json.dumps({**policy, "Statement": [s for s in statements if s["Action"]]})
         iam.put_role_policy(RoleName=role, PolicyName="containment", PolicyDocument=document)
         result = connector.order(request_id=missing, **order)
-        assert (result["status"], result["error"]["code"]) == ("failed", "access_denied"), missing
-        assert missing in result["error"]["message"] + result["error"]["remedy"]
+        assert (result["status"], result["details"]["error"]["code"]) == ("failed", "access_denied"), missing
+        assert missing in result["details"]["error"]["message"] + result["details"]["error"]["remedy"]
 
 
 def test_a_group_without_the_tag_cannot_be_changed_whatever_the_code_does(
@@ -408,11 +408,11 @@ def test_where_vpcs_are_named_entries_are_added_there_alone_and_lifted_everywher
     )
     order = {"request_id": "r", "target": "203.0.113.45", "params": {"aws_security_group_id": group}}
     with_right, without = (start("containment", **s.environment("Containment")) for s in (here, elsewhere))
-    answer = without.invoke({**order, "action": "BLOCK_IP"})
-    assert (answer["status"], answer["error"]["code"]) == ("failed", "access_denied")
-    assert "ec2:CreateNetworkAclEntry" in answer["error"]["remedy"]
-    assert with_right.invoke({**order, "action": "BLOCK_IP"})["enforced"] is True
-    answer = without.invoke({**order, "action": "ALLOW_IP"})
+    answer = without.invoke({**order, "capability": "block_ip"})
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "access_denied")
+    assert "ec2:CreateNetworkAclEntry" in answer["details"]["error"]["remedy"]
+    assert with_right.invoke({**order, "capability": "block_ip"})["enforced"] is True
+    answer = without.invoke({**order, "capability": "allow_ip"})
     assert (answer["status"], answer["changed"], answer["verified"]) == ("succeeded", True, True)
 
 
