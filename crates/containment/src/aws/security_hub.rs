@@ -1,20 +1,33 @@
 //! Findings of Security Hub, in both of its formats.
+//!
+//! A finding is read as JSON, and not by the SDK: of its type one member of another kind than expected fails the whole
+//! answer, and its code needs more stack than a function has in a debug build. So [`Capture`] takes the body of a good
+//! answer before the SDK reads it.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::PoisonError;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use actions::writeback::{Finding, FindingKey, Product, UPDATED_BY, Update};
 use aws_config::SdkConfig;
 use aws_sdk_securityhub::Client;
 use aws_sdk_securityhub::types::{
-    AllowedOperators, AwsSecurityFinding, AwsSecurityFindingFilters, AwsSecurityFindingIdentifier,
+    AllowedOperators, AwsSecurityFindingFilters, AwsSecurityFindingIdentifier,
     BatchUpdateFindingsV2UnprocessedFindingErrorCode, CompositeFilter, NoteUpdate, OcsfFindingFilters, OcsfStringField,
     OcsfStringFilter, StringFilter, StringFilterComparison, VerificationState, WorkflowStatus, WorkflowUpdate,
 };
-use aws_smithy_types::Document;
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::byte_stream::ByteStream;
 use aws_support::credentials::StaticKey;
 use aws_support::{AwsError, Deadline, ErrorKind, call};
 use aws_text::Region;
+use serde::Deserialize;
+use serde_json::Value;
 
 use crate::ports::{Findings, Updated};
 
@@ -28,7 +41,7 @@ const UPDATE_FINDINGS: &str = "securityhub:BatchUpdateFindings";
 pub struct SecurityHub {
     config: SdkConfig,
     key: StaticKey,
-    clients: std::sync::Mutex<HashMap<Region, Client>>,
+    clients: Mutex<HashMap<Region, Client>>,
 }
 
 impl SecurityHub {
@@ -38,7 +51,7 @@ impl SecurityHub {
         Self {
             config,
             key,
-            clients: std::sync::Mutex::default(),
+            clients: Mutex::default(),
         }
     }
 
@@ -57,8 +70,8 @@ impl Findings for SecurityHub {
     async fn find(&self, region: &Region, key: &FindingKey, deadline: &Deadline) -> Result<Vec<Finding>, AwsError> {
         let client = self.client(region);
         match &key.product {
-            Product::Asff(arn) => find_asff(&client, &key.id, arn.as_deref(), deadline).await,
-            Product::Ocsf(uid) => find_ocsf(&client, uid, deadline).await,
+            Product::Asff(arn) => self.find_asff(&client, &key.id, arn.as_deref(), deadline).await,
+            Product::Ocsf(uid) => self.find_ocsf(&client, uid, deadline).await,
         }
     }
 
@@ -90,71 +103,149 @@ fn equals(value: &str) -> StringFilter {
         .build()
 }
 
-async fn find_asff(
-    client: &Client,
-    id: &str,
-    product_arn: Option<&str>,
-    deadline: &Deadline,
-) -> Result<Vec<Finding>, AwsError> {
-    let filters = AwsSecurityFindingFilters::builder()
-        .id(equals(id))
-        .set_product_arn(product_arn.map(|arn| vec![equals(arn)]))
-        .build();
-    let request = client.get_findings().filters(filters).max_results(100);
-    let answer = call(GET_FINDINGS, deadline, request.send()).await?;
-    Ok(answer.findings.unwrap_or_default().into_iter().map(of_asff).collect())
-}
+impl SecurityHub {
+    async fn find_asff(
+        &self,
+        client: &Client,
+        id: &str,
+        product_arn: Option<&str>,
+        deadline: &Deadline,
+    ) -> Result<Vec<Finding>, AwsError> {
+        let filters = AwsSecurityFindingFilters::builder()
+            .id(equals(id))
+            .set_product_arn(product_arn.map(|arn| vec![equals(arn)]))
+            .build();
+        let capture = self.capture()?;
+        let request = client.get_findings().filters(filters).max_results(100);
+        let request = request.customize().config_override(capture.config());
+        call(GET_FINDINGS, deadline, request.send()).await?;
+        Ok(capture.findings()?.iter().map(of_asff).collect())
+    }
 
-fn of_asff(finding: AwsSecurityFinding) -> Finding {
-    let (note, updated_by) = finding.note.map(|note| (note.text, note.updated_by)).unzip();
-    let workflow = finding.workflow.and_then(|workflow| workflow.status);
-    Finding {
-        product_arn: finding.product_arn,
-        account_id: finding.aws_account_id,
-        workflow_status: workflow.map(|status| status.as_str().to_owned()),
-        verification_state: finding.verification_state.map(|state| state.as_str().to_owned()),
-        status_id: None,
-        note: note.flatten(),
-        updated_by: updated_by.flatten(),
-        fields: finding.user_defined_fields.into_iter().flatten().collect(),
+    async fn find_ocsf(&self, client: &Client, uid: &str, deadline: &Deadline) -> Result<Vec<Finding>, AwsError> {
+        let filter = OcsfStringFilter::builder()
+            .field_name(OcsfStringField::MetadataUid)
+            .filter(equals(uid))
+            .build();
+        let all_of = CompositeFilter::builder()
+            .string_filters(filter)
+            .operator(AllowedOperators::And)
+            .build();
+        let filters = OcsfFindingFilters::builder()
+            .composite_filters(all_of)
+            .composite_operator(AllowedOperators::And)
+            .build();
+        let capture = self.capture()?;
+        let request = client.get_findings_v2().filters(filters).max_results(100);
+        let request = request.customize().config_override(capture.config());
+        call(GET_FINDINGS, deadline, request.send()).await?;
+        Ok(capture.findings()?.iter().map(of_ocsf).collect())
+    }
+
+    fn capture(&self) -> Result<Capture, AwsError> {
+        let inner = self
+            .config
+            .http_client()
+            .ok_or_else(|| unreadable("there is no HTTP client"))?;
+        Ok(Capture {
+            inner,
+            body: Arc::default(),
+        })
     }
 }
 
-async fn find_ocsf(client: &Client, uid: &str, deadline: &Deadline) -> Result<Vec<Finding>, AwsError> {
-    let filter = OcsfStringFilter::builder()
-        .field_name(OcsfStringField::MetadataUid)
-        .filter(equals(uid))
-        .build();
-    let all_of = CompositeFilter::builder()
-        .string_filters(filter)
-        .operator(AllowedOperators::And)
-        .build();
-    let filters = OcsfFindingFilters::builder()
-        .composite_filters(all_of)
-        .composite_operator(AllowedOperators::And)
-        .build();
-    let request = client.get_findings_v2().filters(filters).max_results(100);
-    let answer = call(GET_FINDINGS, deadline, request.send()).await?;
-    Ok(answer.findings().iter().map(of_ocsf).collect())
+fn unreadable(what: &str) -> AwsError {
+    AwsError::new(GET_FINDINGS, ErrorKind::Unreachable, what.to_owned())
 }
 
-fn of_ocsf(finding: &Document) -> Finding {
-    let member = |document: &Document, name: &str| document.as_object()?.get(name).cloned();
-    let text = |document: Option<Document>| document.and_then(|document| document.as_string().map(str::to_owned));
-    let account = member(finding, "cloud").and_then(|cloud| member(&cloud, "account"));
-    let status_id = member(finding, "status_id").and_then(|id| id.as_number().map(|id| id.to_f64_lossy()));
+fn of_asff(finding: &Value) -> Finding {
+    let text = |pointer: &str| finding.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    let fields = finding.get("UserDefinedFields").and_then(Value::as_object);
+    let fields = fields.into_iter().flatten();
     Finding {
-        account_id: text(account.and_then(|account| member(&account, "uid"))),
-        // Other numbers are none that OCSF has.
-        status_id: [0, 1, 2, 3, 4, 5, 99]
-            .into_iter()
-            .find(|known| status_id == Some(f64::from(*known))),
-        note: text(member(finding, "comment")),
-        product_arn: None,
-        workflow_status: None,
-        verification_state: None,
-        updated_by: None,
-        fields: BTreeMap::new(),
+        product_arn: text("/ProductArn"),
+        account_id: text("/AwsAccountId"),
+        workflow_status: text("/Workflow/Status"),
+        verification_state: text("/VerificationState"),
+        status_id: None,
+        note: text("/Note/Text"),
+        updated_by: text("/Note/UpdatedBy"),
+        fields: fields
+            .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+            .collect(),
+    }
+}
+
+fn of_ocsf(finding: &Value) -> Finding {
+    let text = |pointer: &str| finding.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    let status_id = finding.get("status_id").and_then(Value::as_i64);
+    Finding {
+        account_id: text("/cloud/account/uid"),
+        status_id: status_id.and_then(|id| i32::try_from(id).ok()),
+        note: text("/comment"),
+        ..Finding::default()
+    }
+}
+
+/// Keeps the body of one call's good answer, and hands the SDK one without findings.
+#[derive(Clone, Debug)]
+struct Capture {
+    inner: SharedHttpClient,
+    body: Arc<Mutex<Option<Vec<u8>>>>,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    #[serde(rename = "Findings")]
+    findings: Vec<Value>,
+}
+
+impl Capture {
+    fn config(&self) -> aws_sdk_securityhub::config::Builder {
+        aws_sdk_securityhub::config::Builder::default().http_client(self.clone())
+    }
+
+    fn findings(&self) -> Result<Vec<Value>, AwsError> {
+        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let page: Page = serde_json::from_slice(&body.unwrap_or_default())
+            .map_err(|error| unreadable(&format!("the answer cannot be read: {error}")))?;
+        Ok(page.findings)
+    }
+}
+
+impl HttpClient for Capture {
+    fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
+        SharedHttpConnector::new(CapturingConnector {
+            inner: self.inner.http_connector(settings, components),
+            body: Arc::clone(&self.body),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct CapturingConnector {
+    inner: SharedHttpConnector,
+    body: Arc<Mutex<Option<Vec<u8>>>>,
+}
+
+impl HttpConnector for CapturingConnector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let (inner, kept) = (self.inner.clone(), Arc::clone(&self.body));
+        HttpConnectorFuture::new(async move {
+            let mut answer = inner.call(request).await?;
+            if answer.status().is_success() {
+                // A body cut short is an I/O error, which the SDK retries.
+                let bytes = ByteStream::new(answer.take_body())
+                    .collect()
+                    .await
+                    .map_err(|error| ConnectorError::io(error.into()))?
+                    .into_bytes();
+                *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes.into());
+                *answer.body_mut() = SdkBody::from(r#"{"Findings":[]}"#);
+                answer.headers_mut().remove("content-length");
+            }
+            Ok(answer)
+        })
     }
 }
 
@@ -236,17 +327,19 @@ mod tests {
     use std::time::Duration;
 
     use actions::Asked;
+    use aws_config::BehaviorVersion;
+    use aws_credential_types::Credentials;
+    use aws_credential_types::provider::SharedCredentialsProvider;
     use aws_sdk_securityhub::operation::batch_update_findings::BatchUpdateFindingsOutput;
     use aws_sdk_securityhub::operation::batch_update_findings_v2::BatchUpdateFindingsV2Output;
-    use aws_sdk_securityhub::operation::get_findings::{GetFindingsError, GetFindingsOutput};
-    use aws_sdk_securityhub::operation::get_findings_v2::GetFindingsV2Output;
     use aws_sdk_securityhub::types::{
         BatchUpdateFindingsUnprocessedFinding, BatchUpdateFindingsV2ProcessedFinding,
-        BatchUpdateFindingsV2UnprocessedFinding, Note, Workflow,
+        BatchUpdateFindingsV2UnprocessedFinding,
     };
+    use aws_smithy_async::rt::sleep::TokioSleep;
+    use aws_smithy_http_client::test_util::{ReplayEvent, StaticReplayClient};
     use aws_smithy_mocks::{Rule, mock};
-    use aws_smithy_types::error::ErrorMetadata;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::testing::mock_client;
@@ -293,68 +386,94 @@ mod tests {
         identifier.build()
     }
 
+    /// Security Hub with these answers to reads, and what it is asked.
+    fn reading(answers: &[(u16, &str)]) -> (SecurityHub, StaticReplayClient) {
+        let event = |(status, body): &(u16, &str)| {
+            let answer = http::Response::builder()
+                .status(*status)
+                .header("content-length", "999");
+            ReplayEvent::new(
+                http::Request::new(SdkBody::empty()),
+                answer.body(SdkBody::from(*body)).unwrap(),
+            )
+        };
+        let http = StaticReplayClient::new(answers.iter().map(event).collect());
+        let config = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .http_client(http.clone())
+            .sleep_impl(TokioSleep::new())
+            .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
+                "id", "secret", None, None, "test",
+            )))
+            .build();
+        (SecurityHub::new(config, StaticKey::default()), http)
+    }
+
+    fn asked(http: &StaticReplayClient) -> Value {
+        let request = http.actual_requests().last().unwrap();
+        assert!(request.uri().contains("securityhub.us-east-1"));
+        serde_json::from_slice(request.body().bytes().unwrap()).unwrap()
+    }
+
+    async fn find(hub: &SecurityHub, product: Product) -> Result<Vec<Finding>, AwsError> {
+        hub.find(&region(), &key(product), &deadline()).await
+    }
+
     #[tokio::test]
     async fn a_finding_is_looked_up_by_its_id_and_where_it_is_known_its_product() {
-        let found = mock!(Client::get_findings)
-            .match_requests(|r| {
-                let filters = r.filters().unwrap();
-                filters.id() == [equals(ID)] && filters.product_arn().is_empty()
-            })
-            .then_output(|| {
-                let finding = AwsSecurityFinding::builder()
-                    .id(ID)
-                    .product_arn(GUARDDUTY)
-                    .aws_account_id("111122223333")
-                    .workflow(Workflow::builder().status(WorkflowStatus::New).build())
-                    .verification_state(VerificationState::FalsePositive)
-                    .note(Note::builder().text("note").updated_by("ana").build())
-                    .user_defined_fields("a", "b")
-                    .build();
-                GetFindingsOutput::builder().findings(finding).build()
-            });
+        let body = r#"{"Findings": [{"ProductArn": "arn:a", "AwsAccountId": "111122223333", "Workflow": {"Status": "NEW"},
+            "VerificationState": "UNKNOWN", "Note": {"Text": "note", "UpdatedBy": "ana"}, "UserDefinedFields": {"a": "b"}}]}"#;
+        let (hub, http) = reading(&[(200, body), (200, r#"{"Findings": []}"#)]);
         let finding = Finding {
-            product_arn: Some(GUARDDUTY.to_owned()),
+            product_arn: Some("arn:a".to_owned()),
             account_id: Some("111122223333".to_owned()),
             workflow_status: Some("NEW".to_owned()),
-            verification_state: Some("FALSE_POSITIVE".to_owned()),
+            verification_state: Some("UNKNOWN".to_owned()),
             status_id: None,
             note: Some("note".to_owned()),
             updated_by: Some("ana".to_owned()),
             fields: [("a".to_owned(), "b".to_owned())].into(),
         };
-        let hub = hub(&[&found]);
-        assert_eq!(
-            hub.find(&region(), &key(Product::Asff(None)), &deadline())
-                .await
-                .unwrap(),
-            [finding]
-        );
-        let of_product = mock!(Client::get_findings)
-            .match_requests(|r| r.filters().unwrap().product_arn() == [equals(GUARDDUTY)])
-            .then_output(|| GetFindingsOutput::builder().build());
-        let hub = self::hub(&[&of_product]);
-        assert_eq!(hub.find(&region(), &of_guardduty(), &deadline()).await.unwrap(), []);
-        assert_eq!(of_product.num_calls(), 1);
+        assert_eq!(find(&hub, Product::Asff(None)).await.unwrap(), [finding]);
+        let id = json!([{"Value": ID, "Comparison": "EQUALS"}]);
+        assert_eq!(asked(&http), json!({"Filters": {"Id": id}, "MaxResults": 100}));
+        assert_eq!(find(&hub, Product::Asff(Some(GUARDDUTY.to_owned()))).await.unwrap(), []);
+        let product = json!([{"Value": GUARDDUTY, "Comparison": "EQUALS"}]);
+        assert_eq!(asked(&http)["Filters"], json!({"Id": id, "ProductArn": product}));
     }
 
     #[tokio::test]
-    async fn a_bare_finding_is_read_too() {
-        let found = mock!(Client::get_findings).then_output(|| {
-            GetFindingsOutput::builder()
-                .findings(AwsSecurityFinding::builder().build())
-                .build()
-        });
-        let found = hub(&[&found]).find(&region(), &of_guardduty(), &deadline()).await;
-        assert_eq!(found.unwrap(), [Finding::default()]);
+    async fn a_finding_is_read_whatever_its_members_are() {
+        let body =
+            r#"{"Findings": [{}, {"Severity": 7, "Workflow": "NEW", "Note": [], "UserDefinedFields": {"a": 1}}]}"#;
+        let (hub, _) = reading(&[(200, body)]);
+        let found = find(&hub, Product::Asff(None)).await.unwrap();
+        assert_eq!(found, [Finding::default(), Finding::default()]);
     }
 
     #[tokio::test]
-    async fn a_failed_call_names_its_right() {
-        let denied = mock!(Client::get_findings)
-            .then_error(|| GetFindingsError::generic(ErrorMetadata::builder().code("AccessDeniedException").build()));
-        let found = hub(&[&denied]).find(&region(), &of_guardduty(), &deadline()).await;
-        let error = found.unwrap_err();
-        assert_eq!((error.action, error.kind), (GET_FINDINGS, ErrorKind::AccessDenied));
+    async fn what_is_no_answer_is_an_error_and_no_empty_list() {
+        for (status, body, kind) in [
+            (200, "{\"Findings\": [", ErrorKind::Unreachable),
+            (200, "{}", ErrorKind::Unreachable),
+            (403, r#"{"__type": "AccessDeniedException"}"#, ErrorKind::AccessDenied),
+        ] {
+            let (hub, _) = reading(&[(status, body)]);
+            let error = find(&hub, Product::Asff(None)).await.unwrap_err();
+            assert_eq!((error.action, error.kind), (GET_FINDINGS, kind));
+        }
+        let without_client = SecurityHub::new(SdkConfig::builder().build(), StaticKey::default());
+        let client = mock_client!(aws_sdk_securityhub, &[]);
+        without_client.clients.lock().unwrap().insert(region(), client);
+        assert!(find(&without_client, Product::Asff(None)).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_throttled_read_is_made_again() {
+        let throttled = (429, r#"{"__type": "TooManyRequestsException"}"#);
+        let (hub, http) = reading(&[throttled, (200, r#"{"Findings": [{}]}"#)]);
+        assert_eq!(find(&hub, Product::Asff(None)).await.unwrap().len(), 1);
+        assert_eq!(http.actual_requests().count(), 2);
     }
 
     #[tokio::test]
@@ -444,37 +563,17 @@ mod tests {
         assert_eq!(answer.unwrap_err().kind, ErrorKind::Unreachable);
     }
 
-    fn document(value: &Value) -> Document {
-        match value {
-            Value::Object(members) => Document::Object(
-                members
-                    .iter()
-                    .map(|(name, value)| (name.clone(), document(value)))
-                    .collect(),
-            ),
-            Value::String(text) => Document::String(text.clone()),
-            Value::Number(number) => Document::Number(aws_smithy_types::Number::PosInt(number.as_u64().unwrap())),
-            _ => Document::Null,
-        }
-    }
-
     #[tokio::test]
     async fn a_finding_of_v2_is_looked_up_and_changed_by_its_metadata_uid() {
-        let found = mock!(Client::get_findings_v2)
-            .match_requests(|r| {
-                let composite = &r.filters().unwrap().composite_filters()[0];
-                let filter = &composite.string_filters()[0];
-                filter.field_name() == Some(&OcsfStringField::MetadataUid) && filter.filter() == Some(&equals("uid-1"))
-            })
-            .then_output(|| {
-                let finding = json!({"status_id": 1, "comment": "c", "cloud": {"account": {"uid": "111122223333"}}});
-                GetFindingsV2Output::builder()
-                    .findings(document(&finding))
-                    .findings(document(&json!({"status_id": 77, "cloud": 7})))
-                    .build()
-            });
+        let body = r#"{"Findings": [{"status_id": 1, "comment": "c", "cloud": {"account": {"uid": "111122223333"}}},
+                                    {"status_id": 1e40, "cloud": 7}]}"#;
+        let (hub, http) = reading(&[(200, body)]);
         let key = key(Product::Ocsf("uid-1".to_owned()));
-        let findings = hub(&[&found]).find(&region(), &key, &deadline()).await.unwrap();
+        let findings = hub.find(&region(), &key, &deadline()).await.unwrap();
+        let filter = json!({"FieldName": "metadata.uid", "Filter": {"Value": "uid-1", "Comparison": "EQUALS"}});
+        let composite = json!({"StringFilters": [filter], "Operator": "AND"});
+        let filters = json!({"CompositeFilters": [composite], "CompositeOperator": "AND"});
+        assert_eq!(asked(&http)["Filters"], filters);
         let expected = Finding {
             account_id: Some("111122223333".to_owned()),
             status_id: Some(1),
@@ -500,7 +599,9 @@ mod tests {
                     .processed_findings(processed)
                     .build()
             });
-        let done = hub(&[&updated]).update(&region(), &key, &update, &deadline()).await;
+        let done = self::hub(&[&updated])
+            .update(&region(), &key, &update, &deadline())
+            .await;
         assert_eq!(done.unwrap(), Updated::Yes);
         for (code, kind) in [
             ("ResourceNotFoundException", None),
@@ -513,7 +614,9 @@ mod tests {
                     .unprocessed_findings(finding.build())
                     .build()
             });
-            let answer = hub(&[&unprocessed]).update(&region(), &key, &update, &deadline()).await;
+            let answer = self::hub(&[&unprocessed])
+                .update(&region(), &key, &update, &deadline())
+                .await;
             assert_eq!(answer.err().map(|error| error.kind), kind);
         }
     }
