@@ -394,7 +394,11 @@ def test_an_undecided_bare_request_says_that_it_can_be_retried(
         }
     )
     answer = containment.invoke(event("block-ip"))
-    assert (answer["status"], answer["details"]["error"]["code"], answer["details"]["error"]["retryable"]) == ("failed", "unreachable", True)
+    assert (answer["status"], answer["details"]["error"]["code"], answer["details"]["error"]["retryable"]) == (
+        "failed",
+        "unreachable",
+        True,
+    )
     assert results(aws, results_queue) == []
 
 

@@ -446,7 +446,10 @@ def test_a_block_that_nothing_could_end_is_refused(
 def test_an_end_that_is_none(seconds: Any, group: str, containment: local.Function) -> None:
     answer = containment.invoke(request(group, params={"expires_after_seconds": seconds}))
     assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "invalid_request")
-    assert "params.expires_after_seconds must be a whole number from 60 to 31536000" in answer["details"]["error"]["message"]
+    assert (
+        "params.expires_after_seconds must be a whole number from 60 to 31536000"
+        in answer["details"]["error"]["message"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -628,7 +631,10 @@ def test_the_external_id_is_given(aws: local.StandIn, start_containment: Callabl
     assert flags(start_containment(ASSUME_ROLE_EXTERNAL_ID="secret-handshake").invoke(event)) == BLOCKED
     answer = start_containment(ASSUME_ROLE_EXTERNAL_ID="another").invoke(event)
     assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "access_denied")
-    assert "sts:AssumeRole" in answer["details"]["error"]["remedy"] and "ASSUME_ROLE_EXTERNAL_ID" in answer["details"]["error"]["remedy"]
+    assert (
+        "sts:AssumeRole" in answer["details"]["error"]["remedy"]
+        and "ASSUME_ROLE_EXTERNAL_ID" in answer["details"]["error"]["remedy"]
+    )
 
 
 @pytest.fixture

@@ -137,7 +137,11 @@ def test_a_renewal_that_fails_for_good_after_a_throttle_leaves_the_older_end(
     aws.fail(FULL)
     assert deliver(containment, block(group, "r-2"), receives=2) == DONE
     (result,) = results(aws, results_queue)
-    assert (result["status"], result["changed"], result["details"]["error"]["code"]) == ("failed", False, "network_acl_full")
+    assert (result["status"], result["changed"], result["details"]["error"]["code"]) == (
+        "failed",
+        False,
+        "network_acl_full",
+    )
     (rule,) = ingress_rules(ec2, group)
     assert (tags_of(rule)["aisoc:request-id"], tags_of(rule)["aisoc:expires-at"]) == ("r-1", end)
     (schedule,) = schedules(aws)
@@ -182,7 +186,11 @@ def test_what_a_block_added_before_another_acl_was_full_is_gone_again(
     # Of two that are added one is refused.
     aws.fail({**FULL, "skip": 1})
     answer = containment.invoke(block(group, "r-2"))
-    assert (answer["status"], answer["changed"], answer["details"]["error"]["code"]) == ("failed", False, "network_acl_full")
+    assert (answer["status"], answer["changed"], answer["details"]["error"]["code"]) == (
+        "failed",
+        False,
+        "network_acl_full",
+    )
     assert (denied(ec2, acl), [denied(ec2, other) for other in others]) == ([DENY], [[], []])
     assert not [entry for entry in answer["details"]["network_acl_entries"] if entry["changed"]]
 
@@ -195,7 +203,11 @@ def test_half_a_lift_is_told_and_the_audit_goes_on_with_it(
     results(aws, results_queue)
     aws.fail({**DENIAL, "operation": "DeleteNetworkAclEntry", "skip": 1})
     answer = containment.invoke(allow(group))
-    assert (answer["status"], answer["changed"], answer["details"]["error"]["code"]) == ("failed", True, "access_denied")
+    assert (answer["status"], answer["changed"], answer["details"]["error"]["code"]) == (
+        "failed",
+        True,
+        "access_denied",
+    )
     left = [each for each in (acl, second) if denied(ec2, each)]
     assert len(left) == 1
     told = {entry["network_acl_id"]: entry["changed"] for entry in answer["details"]["network_acl_entries"]}
