@@ -431,8 +431,9 @@ impl Outcome {
     }
 
     fn with_error(mut self, error: ErrorDetail) -> Self {
-        self.error = Some(one_line(&error.message));
-        self.details.set_error(error);
+        let message = one_line(&error.message);
+        self.error = Some(message.clone());
+        self.details.set_error(ErrorDetail { message, ..error });
         self
     }
 }

@@ -90,7 +90,7 @@ class Connector:
         """An order through the queues, sent as playbooks send and received as Lambda receives: with their roles."""
         body = json.dumps(members)
         playbooks = self.aws.client("sqs", credentials=self.aws.assume(PLAYBOOKS))
-        group = members["params"]["aws_security_group_id"]
+        group = members["params"].get("aws_security_group_id", "verdicts")
         playbooks.send_message(QueueUrl=self.stack.outputs["ActionsQueueUrl"], MessageBody=body, MessageGroupId=group)
         return self.receive()
 
@@ -120,6 +120,14 @@ class Connector:
         result = self.receive()
         assert (result["status"], result["changed"], result["verified"]) == ("succeeded", True, True)
 
+    def write_verdicts(self) -> None:
+        """Each verdict, on a finding of either format."""
+        uid = json.loads(local.event("update-alert-disposition-v2"))["params"]["aws_metadata_uid"]
+        self.aws.put_ocsf({"metadata": {"uid": uid}})
+        for name in ("ack-alert", "update-alert-disposition", "update-alert-disposition-v2"):
+            result = self.order(**json.loads(local.event(name)))
+            assert (result["status"], result["verified"]) == ("succeeded", True), result
+
     def audit(self) -> None:
         report = self.containment.invoke({"mode": "audit"})
         assert report["complete"] is True
@@ -146,12 +154,16 @@ class Connector:
         assert (result["request_id"], result["enforced"]) == ("retried", True)
 
 
+# Of the user of a static key, for all that the connector can do
+KEY_POLICIES = ("read-and-containment", "other-accounts", "write-back")
+
+
 @pytest.fixture
 def secret(aws: local.StandIn) -> str:
     """A secret with the key of a user who has the ready-made policies."""
     iam = aws.client("iam")
     iam.create_user(UserName="aisoc")
-    for policy in ("read-and-containment", "other-accounts"):
+    for policy in KEY_POLICIES:
         document = (POLICIES / f"{policy}.json").read_text()
         iam.put_user_policy(UserName="aisoc", PolicyName=policy, PolicyDocument=document)
     key = iam.create_access_key(UserName="aisoc")["AccessKey"]
@@ -163,6 +175,7 @@ EVERYTHING = {
     **PARAMETERS,
     "AssumeRoleExternalId": EXTERNAL_ID,
     "KmsKeyArn": KEY,
+    "EnableWriteBack": "true",
 }
 
 
@@ -176,6 +189,7 @@ def exercise(aws: local.StandIn, connector: Connector, their_group: str) -> None
     connector.do_everything(group)
     connector.do_everything(their_group, THEIR_ROLE)
     connector.retry(group)
+    connector.write_verdicts()
     # A block list that becomes attached, in either account
     for ec2, each, role in ((ours, group, {}), (theirs, their_group, {"aws_assume_role_arn": THEIR_ROLE})):
         params = {"aws_security_group_id": each, **role}
@@ -215,8 +229,8 @@ def test_with_a_static_key_the_ready_made_policies_are_what_is_used(
     deploy_target_role(aws, f"arn:aws:iam::{local.ACCOUNT}:user/aisoc")
     exercise(aws, Connector(aws, stack, start), their_group)
 
-    files = [json.loads((POLICIES / f"{name}.json").read_text()) for name in ("read-and-containment", "other-accounts")]
-    assert used(aws, "aisoc") == rights(files[0]) | rights(files[1])
+    files = [json.loads((POLICIES / f"{name}.json").read_text()) for name in KEY_POLICIES]
+    assert used(aws, "aisoc") == set().union(*map(rights, files))
     assert aws.doubly_allowed() == []
     for name in ("PollerRole", "ContainmentRole"):
         with_role = used(aws, stack.resources[name])
@@ -269,6 +283,13 @@ def test_each_right_is_on_what_it_is_for_and_on_nothing_else(aws: local.StandIn,
     group = stack.resources["ExpirySchedules"]
     enrolled = {"StringEquals": {"aws:ResourceTag/aisoc:containment": "blocklist"}}
     everywhere = ("*", None)
+    here: dict[str, Any] = {"aws:RequestedRegion": "us-east-1"}
+    asff, ocsf = "securityhub:ASFFSyntaxPath/", "securityhub:OCSFSyntaxPath/"
+    others = ("Confidence", "Criticality", "RelatedFindings", "Severity.Label", "Severity.Normalized")
+    no_other_field = {f"{asff}{name}": "true" for name in (*others, "Severity.Product", "Types")}
+    by_us = {f"{asff}Note.UpdatedBy": "aisoc"}
+    closed = {f"{asff}Workflow.Status": "RESOLVED", f"{asff}VerificationState": ["FALSE_POSITIVE", "BENIGN_POSITIVE"]}
+    marked = {f"{asff}Workflow.Status": ["NOTIFIED", "SUPPRESSED"]}
     expected: dict[str, dict[str, tuple[Any, Any]]] = {
         "PollerRole": {
             "ReadFindings": ("*", {"StringEquals": {"aws:RequestedRegion": "us-east-1"}}),
@@ -296,6 +317,23 @@ def test_each_right_is_on_what_it_is_for_and_on_nothing_else(aws: local.StandIn,
             "TagRulesOfBlockLists": (f"{OWN}:security-group-rule/*", TAGS_OF_RULES),
             "LiftDenyEntries": (f"{OWN}:network-acl/*", None),
             "AddDenyEntries": (f"{OWN}:network-acl/*", None),
+            "ReadFindings": ("*", {"StringEquals": here}),
+            "CloseFindings": ("*", {"StringEquals": {**here, **closed, **by_us}, "Null": no_other_field}),
+            "MarkFindings": (
+                "*",
+                {
+                    "StringEquals": {**here, **marked, **by_us},
+                    "StringEqualsIfExists": {f"{asff}VerificationState": "TRUE_POSITIVE"},
+                    "Null": no_other_field,
+                },
+            ),
+            "ChangeFindingsOfV2": (
+                "*",
+                {
+                    "StringEquals": {**here, f"{ocsf}StatusId": ["2", "3", "4"]},
+                    "Null": {f"{ocsf}SeverityId": "true"},
+                },
+            ),
             "KeepBlocks": (blocks, None),
             "ScheduleTheEndOfBlocks": (f"{SCHEDULES}:schedule/{group}/*", None),
             "LetSchedulesSend": (ends, {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}}),
@@ -470,18 +508,30 @@ def test_each_action_of_the_ready_made_policies_has_its_reason(path: Path) -> No
         assert re.search(rf"^\| [^|]*`{action}`[^|]* \| .+ \| .+ \|$", table, re.MULTILINE), action
 
 
-def test_the_ready_made_policies_say_what_the_template_says(aws: local.StandIn, stack: local.Stack) -> None:
+@pytest.mark.parameters(EnableWriteBack="true")
+@pytest.mark.parametrize(
+    ("name", "kind"), [("read-and-containment", "ec2:"), ("write-back", "securityhub:BatchUpdateFindings")]
+)
+def test_the_ready_made_policies_say_what_the_template_says(
+    name: str, kind: str, aws: local.StandIn, stack: local.Stack
+) -> None:
     """Action by action the same resources and conditions as the role of the stack has."""
     iam = aws.client("iam")
     role = stack.resources["ContainmentRole"]
     ours = iam.get_role_policy(RoleName=role, PolicyName="containment")["PolicyDocument"]
 
+    def condition(statement: dict[str, Any]) -> str:
+        found = {op: dict(keys) for op, keys in statement.get("Condition", {}).items()}
+        # Of which regions it is, only the stack knows.
+        found.get("StringEquals", {}).pop("aws:RequestedRegion", None)
+        return json.dumps(found, sort_keys=True)
+
     def narrowed(policy: dict[str, Any]) -> set[tuple[str, str, str]]:
         return {
-            (action, re.sub(r":\d{12}:", ":*:", str(s["Resource"])), json.dumps(s.get("Condition"), sort_keys=True))
+            (action, re.sub(r":\d{12}:", ":*:", str(s["Resource"])), condition(s))
             for s in policy["Statement"]
             for action in actions(s)
-            if action.startswith("ec2:")
+            if action.startswith(kind)
         }
 
-    assert narrowed(json.loads((POLICIES / "read-and-containment.json").read_text())) == narrowed(ours)
+    assert narrowed(json.loads((POLICIES / f"{name}.json").read_text())) == narrowed(ours) != set()
