@@ -115,7 +115,7 @@ impl<F: Findings, C: Clock> WriteBack<F, C> {
         let id = &request.finding.id;
         if steps.is_empty() {
             details.written = true;
-            let summary = format!("finding {id} was so already: {}", update.told());
+            let summary = format!("was already {}: finding {id}", update.told());
             return Ok(self.success(request, false, true, summary, details));
         }
         let key = FindingKey {
@@ -138,7 +138,7 @@ impl<F: Findings, C: Clock> WriteBack<F, C> {
                 details.verification_state = state.or(details.verification_state.take());
             }
         }
-        let summary = format!("finding {id} is set to {}", update.told());
+        let summary = format!("set to {}: finding {id}", update.told());
         Ok(self.success(request, true, verified, summary, details))
     }
 
@@ -292,7 +292,7 @@ mod tests {
         let expected = json!({
             "request_id": "r-1", "capability": "update_alert_disposition", "vendor_id": "aws_security_hub", "target": ID,
             "status": "succeeded", "changed": true, "enforced": false, "verified": true, "error": null,
-            "summary": format!("finding {ID} is set to RESOLVED, FALSE_POSITIVE"),
+            "summary": format!("set to RESOLVED, FALSE_POSITIVE: finding {ID}"),
             "details": {"finding_id": ID, "product_arn": GUARDDUTY, "metadata_uid": null, "account_id": "111122223333",
                         "region": "us-east-1", "workflow_status": "RESOLVED", "verification_state": "FALSE_POSITIVE",
                         "status_id": null, "writeback_action": "close", "written": true},

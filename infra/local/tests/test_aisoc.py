@@ -2,6 +2,7 @@
 comes out is read by its model. The models here say what AiSOC's say, and were written for these tests."""
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -266,3 +267,34 @@ def test_an_event_can_be_read_as_an_envelope_of_aisoc(
             assert isinstance(event[name], str), name
         for name in ("src_ip", "hostname", "actor"):
             assert event[name] is None or isinstance(event[name], str), name
+
+
+def test_the_page_says_what_a_verdict_does(aws: local.StandIn, playbook: Playbook) -> None:
+    """Each row of the table of docs/aisoc.md is tried."""
+    page = (local.ROOT / "docs" / "aisoc.md").read_text().partition("## Verdicts")[2]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in re.findall(r"^\|.*\|$", page, re.MULTILINE)[2:8]]
+    capability, tried = "", []
+    for given, dispositions, status, state, status_id, action in rows:
+        capability = given.strip("`") or capability
+        names = re.findall(r"`(\w+)`", dispositions) or [None]
+        for name in names:
+            params = {"disposition": name} if name else {}
+            request = LiveActionRequest(
+                capability=capability, vendor_id="aws_security_hub", target=FINDING, params=params, dry_run=True
+            )
+            if status == "refused":
+                assert playbook.deliver(request.model_dump_json())[0].status == "failed"
+                continue
+            steps = playbook.send(request)[0].details
+            assert f"set Workflow.Status to {status}" in steps["planned_steps"], name
+            states = [step.rpartition(" ")[2] for step in steps["planned_steps"] if "VerificationState" in step]
+            assert states == ([] if state == "as it is" else [state]), name
+            assert f"`{steps['writeback_action']}`" == action
+            of_v2 = request.model_copy(
+                update={"request_id": uuid4(), "params": {**params, "aws_metadata_uid": "uid-1"}}
+            )
+            aws.put_ocsf({"metadata": {"uid": "uid-1"}})
+            steps = playbook.send(of_v2)[0].details
+            assert f"set status_id to {status_id[0]}" in steps["planned_steps"], name
+            tried.append((capability, name))
+    assert len(tried) == 7
