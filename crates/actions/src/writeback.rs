@@ -226,20 +226,21 @@ impl Request {
     /// say otherwise.
     #[must_use]
     pub fn note(&self) -> String {
-        let mut note = format!("AiSOC: {}", self.verdict.as_str());
-        for (name, value) in [
+        let given = |text: &&String| !text.trim().is_empty();
+        let details = [
             ("by", &self.requested_by),
             ("alert", &self.alert_id),
             ("owner", &self.owner),
             ("confidence", &self.confidence),
-        ] {
-            if let Some(value) = value.as_deref().filter(|value| !value.trim().is_empty()) {
-                note.push_str(&format!(", {name} {}", shortened(value)));
+        ];
+        let mut note = format!("AiSOC: {}", self.verdict.as_str());
+        for (name, value) in details {
+            if let Some(value) = value.as_ref().filter(given) {
+                note.extend([", ", name, " ", &shortened(value)]);
             }
         }
-        if let Some(why) = self.rationale.as_deref().filter(|why| !why.trim().is_empty()) {
-            note.push_str(": ");
-            note.push_str(why);
+        if let Some(why) = self.rationale.as_ref().filter(given) {
+            note.extend([": ", why]);
         }
         cut(&printable(&note), MAX_NOTE)
     }

@@ -432,7 +432,7 @@ mod tests {
         *slower.stale_findings.borrow_mut() = vec![vec![finding(GUARDDUTY)]; 2 + PAUSES.len()];
         let unreadable = world(&[finding(GUARDDUTY)]);
         unreadable.before("update", |world| {
-            world.fail("find", ErrorKind::Throttled, "TooManyRequestsException")
+            world.fail("find", ErrorKind::Throttled, "TooManyRequestsException");
         });
         for world in [slower, unreadable] {
             let answer = world.bare(&verdict("benign")).await;

@@ -117,6 +117,7 @@ EXAMPLES: dict[str, tuple[list[str], list[str]]] = {
 BOUNDS: dict[str, tuple[list[str], list[str]]] = {
     "Enforcement": (["network-acl", "none"], ["", "waf", "None"]),
     "EnableContainment": (["true", "false"], ["", "yes", "True"]),
+    "EnableWriteBack": (["true", "false"], ["", "yes", "True"]),
     "AllowPrivateTargets": (["true", "false"], ["", "1"]),
     "StateTableDeletionProtection": (["true", "false"], ["", "on"]),
     "Architecture": (["x86_64", "arm64"], ["", "amd64"]),
