@@ -111,7 +111,7 @@ def main() -> None:
         print(f"Stand-in: AWS itself (moto's server on 127.0.0.1, with Security Hub's filters added by us).{PLAIN}")
 
         step("1  template.yaml is deployed, and Security Hub holds findings")
-        deployed = aws.deploy(InitialLookbackSeconds="0", VpcId=vpc)
+        deployed = aws.deploy(InitialLookbackSeconds="0", VpcId=vpc, EnableWriteBack="true")
         queues = {name: deployed.outputs[f"{name.capitalize()}QueueUrl"] for name in ("findings", "actions", "results")}
         poller, containment = (
             stack.enter_context(local.Function(local.binary(name), deployed.environment(name.capitalize())))
@@ -156,11 +156,11 @@ def main() -> None:
         step(f"4  A playbook answers {shortened(attack['title'], 40)!r} with BLOCK_IP {target}")
         filters = [{"Name": "vpc-id", "Values": [vpc]}]
 
-        def act(action: str, group: str, **params: Any) -> dict[str, Any]:
+        def act(capability: str, group: str, **params: Any) -> dict[str, Any]:
             """From the actions queue through the function to the results queue."""
             request = {
-                "request_id": f"demo-{action.lower()}",
-                "action": action,
+                "request_id": f"demo-{capability}",
+                "capability": capability,
                 "target": target,
                 "params": {"aws_security_group_id": group, **params},
                 "requested_by": "demo playbook",
@@ -178,7 +178,7 @@ def main() -> None:
         group = deployed.outputs["BlockListId"]
         acl = ec2.describe_network_acls(Filters=filters)["NetworkAcls"][0]["NetworkAclId"]
         show_network(ec2, group, acl, "before")
-        result = act("BLOCK_IP", group, expires_after_seconds=3600)
+        result = act("block_ip", group, expires_after_seconds=3600)
         rules, denies = show_network(ec2, group, acl, "after")
         show_result(result)
         check([rule.get("CidrIpv4") for rule in rules] == [f"{target}/32"], "the rule is there")
@@ -199,10 +199,10 @@ def main() -> None:
         )["GroupId"]
         subnet = ec2.describe_subnets(Filters=filters)["Subnets"][0]["SubnetId"]
         ec2.create_network_interface(SubnetId=subnet, Groups=[attached])
-        result = act("BLOCK_IP", attached)
+        result = act("block_ip", attached)
         show_result(result)
-        print(f"   remedy: {result['error']['remedy']}")
-        check(result["error"]["code"] == "group_in_use" and not result["changed"], "the block is refused")
+        print(f"   remedy: {result['details']['error']['remedy']}")
+        check(result["details"]["error"]["code"] == "group_in_use" and not result["changed"], "the block is refused")
         described = ec2.describe_security_groups(GroupIds=[attached])["SecurityGroups"][0]
         check(described["IpPermissions"] == [], "the group has no rule")
 
@@ -238,15 +238,44 @@ def main() -> None:
         check(rules == [] and denies == [] and result["changed"] and result["verified"], "rule and entry are gone")
 
         step("8  Blocked once more, and lifted by hand")
-        result = act("BLOCK_IP", group)
+        result = act("block_ip", group)
         show_result(result)
         check(result["enforced"] and result["verified"], "the block is enforced and verified")
-        result = act("ALLOW_IP", group)
+        result = act("allow_ip", group)
         rules, denies = show_network(ec2, group, acl, "after")
         show_result(result)
         check(rules == [] and denies == [] and not result["enforced"], "rule and entry are gone")
         show_table(dynamodb, deployed.resources["BlocksTable"])
         check(containment.invoke(local.event("list-blocks")) == {"blocks": []}, "nothing is blocked any more")
+
+        step("9  AiSOC's verdict goes back to the finding: first a true positive, which stays open")
+        identity = {"Id": [{"Value": attack["external_id"], "Comparison": "EQUALS"}]}
+
+        def decide(disposition: str, rationale: str) -> dict[str, Any]:
+            request = {
+                "request_id": f"demo-{disposition}",
+                "capability": "update_alert_disposition",
+                "vendor_id": "aws_security_hub",
+                "target": attack["external_id"],
+                "params": {"disposition": disposition, "rationale": rationale, "aisoc_alert_id": "ALERT-77"},
+                "requested_by": "demo playbook",
+            }
+            sqs.send_message(QueueUrl=queues["actions"], MessageBody=json.dumps(request), MessageGroupId="ALERT-77")
+            show_result(receive())
+            (finding,) = hub.get_findings(Filters=identity)["Findings"]
+            print(f"   on the finding: {finding['Workflow']['Status']}, {finding['VerificationState']}")
+            print(f"     {DIM}note by {finding['Note']['UpdatedBy']}: {finding['Note']['Text']}{PLAIN}")
+            return finding
+
+        finding = decide("true_positive", "the host answered the scan")
+        check(finding["Workflow"]["Status"] == "NOTIFIED", "a true positive stays open")
+        poller.invoke({"mode": "reconcile"})
+        (event,) = [json.loads(message["Body"]) for message in local.drain(sqs, queues["findings"])]
+        print(f"   the poller sends the new version once: {event['workflow_status']}, updated_by {event['updated_by']}")
+        check(event["updated_by"] == "aisoc", "playbooks can tell the connector's own edit from an analyst's")
+        finding = decide("false_positive", "it was our own scanner")
+        state = (finding["Workflow"]["Status"], finding["VerificationState"])
+        check(state == ("RESOLVED", "FALSE_POSITIVE"), "a false positive is closed")
 
     print(
         f"\n{GREEN}{BOLD}Shown:{PLAIN} of {len(texts)} findings the {len(events)} that are NEW or NOTIFIED, and ACTIVE,"
@@ -254,7 +283,8 @@ def main() -> None:
     print("       came out unaltered, each once, and the update of one once more;")
     print(f"       {target} was denied by the VPC's network ACL and let go again, each time read back from EC2;")
     print("       the deny entry was deleted behind the connector's back, and the audit restored it and said so once;")
-    print("       a group that is attached to something got no rule.")
+    print("       a group that is attached to something got no rule;")
+    print("       AiSOC's verdict stands on the finding, by aisoc, and only a false positive closed it.")
 
 
 if __name__ == "__main__":

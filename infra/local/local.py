@@ -143,6 +143,10 @@ class StandIn:
             {"Authorization": f"AWS4-HMAC-SHA256 Credential=standin/20261123/{region}/securityhub/aws4_request, "},
         )
 
+    def put_ocsf(self, finding: dict[str, Any], region: str = REGION) -> None:
+        """A finding of Security Hub (V2)."""
+        self._own("POST", f"/standin/ocsf?region={region}", json.dumps(finding))
+
     def fire(self, name: str, group: str = "default") -> None:
         """What EventBridge Scheduler does at the time of a one-time schedule whose target is a queue."""
         scheduler = self.client("scheduler")

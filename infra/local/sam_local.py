@@ -195,7 +195,7 @@ def main() -> None:
             is_so = answer["status"] == "succeeded" and answer["verified"] and answer["enforced"] is expected
             check(is_so, f"{name}: {answer['summary']}", answer)
         answer = invoke(stack, "Containment", local.event("bad-target-private"), url, in_image)
-        check(answer["status"] == "rejected", f"bad-target-private: {answer['summary']}", answer)
+        check(answer["status"] == "blocked", f"bad-target-private: {answer['summary']}", answer)
         answer = invoke(stack, "Containment", local.event("audit"), url, in_image)
         check(answer["complete"], "audit: complete", answer)
         answer = invoke(stack, "Containment", local.event("list-blocks"), url, in_image)

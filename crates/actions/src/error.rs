@@ -15,8 +15,12 @@ pub enum ErrorCode {
     ProtectedTarget,
     /// The role is not in `TARGET_ROLE_ARNS`
     RoleNotAllowed,
-    /// The region is not in `TARGET_REGIONS`
+    /// The region is not in `TARGET_REGIONS`; of a verdict, not in `SECURITY_HUB_REGIONS`
     RegionNotAllowed,
+    /// Verdicts are not written to Security Hub: `WRITE_BACK` is not `true`
+    WriteBackNotEnabled,
+    /// The finding does not exist in that region
+    FindingNotFound,
     /// The block should end by itself, and nothing is set up that could end it
     ExpiryNotConfigured,
     /// The security group is not a block list
@@ -59,11 +63,13 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::InvalidRequest,
         Self::ProtectedTarget,
         Self::RoleNotAllowed,
         Self::RegionNotAllowed,
+        Self::WriteBackNotEnabled,
+        Self::FindingNotFound,
         Self::ExpiryNotConfigured,
         Self::GroupNotEnrolled,
         Self::GroupInUse,
@@ -93,6 +99,8 @@ impl ErrorCode {
             Self::ProtectedTarget => "protected_target",
             Self::RoleNotAllowed => "role_not_allowed",
             Self::RegionNotAllowed => "region_not_allowed",
+            Self::WriteBackNotEnabled => "write_back_not_enabled",
+            Self::FindingNotFound => "finding_not_found",
             Self::ExpiryNotConfigured => "expiry_not_configured",
             Self::GroupNotEnrolled => "group_not_enrolled",
             Self::GroupInUse => "group_in_use",
@@ -115,12 +123,36 @@ impl ErrorCode {
         }
     }
 
-    /// The status of a request that is refused with this code before anything was changed.
+    /// The status of a request that is refused with this code before anything was changed: whether a rule or a setting
+    /// keeps it from being carried out, or it is wrong or impossible as it is.
     #[must_use]
     pub fn refusal_status(self) -> Status {
         match self {
-            Self::GroupNotFound | Self::NetworkAclFull | Self::RuleLimitReached => Status::Failed,
-            _ => Status::Rejected,
+            Self::ProtectedTarget
+            | Self::RoleNotAllowed
+            | Self::RegionNotAllowed
+            | Self::WriteBackNotEnabled
+            | Self::GroupNotEnrolled
+            | Self::GroupInUse
+            | Self::NetworkAclNotOwned => Status::Blocked,
+            Self::InvalidRequest
+            | Self::FindingNotFound
+            | Self::ExpiryNotConfigured
+            | Self::GroupNotFound
+            | Self::NetworkAclNotInVpc
+            | Self::NetworkAclWithoutSubnet
+            | Self::NetworkAclFull
+            | Self::RuleLimitReached
+            | Self::Busy
+            | Self::Throttled
+            | Self::Unreachable
+            | Self::ExpiredCredentials
+            | Self::OutOfTime
+            | Self::AccessDenied
+            | Self::AwsRejected
+            | Self::BlockNotEnforced
+            | Self::BlockOverdue
+            | Self::BlockListLost => Status::Failed,
         }
     }
 }

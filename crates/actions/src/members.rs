@@ -14,7 +14,9 @@ pub(crate) struct Members {
     prefix: &'static str,
     pairs: Vec<(String, Box<RawValue>)>,
     taken: Vec<&'static str>,
-    pub(crate) problems: Vec<String>,
+    problems: Vec<String>,
+    /// Those of objects within, which are told last
+    problems_within: Vec<String>,
 }
 
 impl Members {
@@ -37,6 +39,7 @@ impl Members {
             pairs,
             taken: Vec::new(),
             problems,
+            problems_within: Vec::new(),
         })
     }
 
@@ -85,6 +88,33 @@ impl Members {
         }
     }
 
+    /// The member under either of two names, read by `read`. Where both stand they must say the same.
+    pub(crate) fn either<T: PartialEq>(
+        &mut self,
+        name: &'static str,
+        other: &'static str,
+        read: impl Fn(&mut Self, &'static str) -> Option<T>,
+    ) -> Option<T> {
+        let (value, by_other) = (read(self, name), read(self, other));
+        if let (Some(value), Some(by_other)) = (&value, &by_other)
+            && value != by_other
+        {
+            let problem = format!("and {}{other} must agree where both stand", self.prefix);
+            self.problem(name, &problem);
+        }
+        value.or(by_other)
+    }
+
+    /// Notes what is wrong with a member. Its value is not repeated.
+    pub(crate) fn problem(&mut self, name: &str, problem: &str) {
+        self.problems.push(format!("{}{name} {problem}", self.prefix));
+    }
+
+    /// Notes what is wrong with the members of a member, which is then done with.
+    pub(crate) fn add_problems_of(&mut self, inner: Self) {
+        self.problems_within.extend(inner.finish());
+    }
+
     /// Notes that a member is missing.
     pub(crate) fn missing(&mut self, name: &str, expected: &str) {
         let problem = format!("{}{name} is missing: {expected}", self.prefix);
@@ -107,6 +137,7 @@ impl Members {
                 ));
             }
         }
+        self.problems.append(&mut self.problems_within);
         self.problems
     }
 }

@@ -1,4 +1,4 @@
-//! A containment request, read strictly.
+//! Requests, read strictly.
 
 use aws_text::{NetworkAclId, Region, RoleArn, SecurityGroupId};
 use jiff::Timestamp;
@@ -8,11 +8,58 @@ use serde_json::Value;
 use crate::members::{Members, shortened};
 use crate::rule::{IngressRule, Protocol};
 use crate::target::Target;
-use crate::{ErrorCode, Refusal};
+use crate::{ErrorCode, Refusal, writeback};
 
-/// What is asked for.
+/// What a request can ask for, and an audit do, in AiSOC's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[serde(rename_all = "snake_case")]
+pub enum Capability {
+    /// Put the target on the block list
+    BlockIp,
+    /// Take it off
+    AllowIp,
+    /// Write a verdict to a finding
+    UpdateAlertDisposition,
+    /// Say of a finding that someone works on it
+    AckAlert,
+    /// Suppress a finding
+    SuppressAlert,
+    /// What nobody asks for by a request: the audit
+    Audit,
+}
+
+impl Capability {
+    /// Those that a request can ask for.
+    pub const REQUESTED: [Self; 5] = [
+        Self::BlockIp,
+        Self::AllowIp,
+        Self::UpdateAlertDisposition,
+        Self::AckAlert,
+        Self::SuppressAlert,
+    ];
+
+    /// The name used in requests and results.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BlockIp => "block_ip",
+            Self::AllowIp => "allow_ip",
+            Self::UpdateAlertDisposition => "update_alert_disposition",
+            Self::AckAlert => "ack_alert",
+            Self::SuppressAlert => "suppress_alert",
+            Self::Audit => "audit",
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        Self::REQUESTED
+            .into_iter()
+            .find(|capability| name.eq_ignore_ascii_case(capability.as_str()))
+    }
+}
+
+/// What is asked for about an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Put the target on the block list
     BlockIp,
@@ -21,29 +68,61 @@ pub enum Action {
 }
 
 impl Action {
+    /// What a request calls it.
+    #[must_use]
+    pub fn capability(self) -> Capability {
+        match self {
+            Action::BlockIp => Capability::BlockIp,
+            Action::AllowIp => Capability::AllowIp,
+        }
+    }
+}
+
+/// By which of its names the connector is addressed. The result repeats it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Vendor {
+    /// Also where the request names none
+    #[default]
+    SecurityHub,
+    /// The name of AiSOC's own arm for security groups
+    SecurityGroups,
+}
+
+impl Vendor {
     /// The name used in requests and results.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Action::BlockIp => "BLOCK_IP",
-            Action::AllowIp => "ALLOW_IP",
+            Vendor::SecurityHub => "aws_security_hub",
+            Vendor::SecurityGroups => "aws_security_groups",
         }
     }
 
-    fn from_name(name: &str) -> Option<Self> {
-        [Action::BlockIp, Action::AllowIp]
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        [Vendor::SecurityHub, Vendor::SecurityGroups]
             .into_iter()
-            .find(|action| name.eq_ignore_ascii_case(action.as_str()))
+            .find(|vendor| name == vendor.as_str())
     }
 }
 
-/// A request that can be read.
+/// A message, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// A target is to be blocked, or its block lifted
+    Block(Box<Request>),
+    /// A finding is to be changed
+    WriteBack(Box<writeback::Request>),
+}
+
+/// A request about an address that can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// Names the request in its result and on the rule
     pub request_id: String,
     /// What is asked for
     pub action: Action,
+    /// By which name the connector is addressed
+    pub vendor: Vendor,
     /// The block list
     pub group: SecurityGroupId,
     /// Where the group is; the function's own region if not said
@@ -88,8 +167,10 @@ pub struct Notes {
 pub struct Rejection {
     /// The request's id, or the one to use in its stead
     pub request_id: String,
-    /// `action`, as given
-    pub action: Option<String>,
+    /// `capability`, as given
+    pub capability: Option<String>,
+    /// `vendor_id`, as given
+    pub vendor: Option<String>,
     /// `target`, as given
     pub target: Option<String>,
     /// As far as they could be read
@@ -105,17 +186,85 @@ pub(crate) const MAX_TEXT: usize = 512;
 /// The most network ACLs that a request can name: more than a VPC has by its quotas.
 pub(crate) const MAX_NETWORK_ACLS: usize = 40;
 
-const ACTION: &str = "\"BLOCK_IP\" or \"ALLOW_IP\"";
+const CAPABILITY: &str =
+    "\"block_ip\", \"allow_ip\", \"update_alert_disposition\", \"ack_alert\" or \"suppress_alert\"";
+pub(crate) const VENDOR: &str = "\"aws_security_hub\" or \"aws_security_groups\"";
 const REQUEST_ID: &str = "a string of 1 to 256 characters";
 const TARGET: &str = "an IPv4 or IPv6 address, or a CIDR block such as 203.0.113.0/24";
 const GROUP: &str = "the security group that serves as block list, such as \"sg-0123456789abcdef0\"";
 const PORT: &str = "a whole number from 0 to 65535";
+const ONE_PORT: &str = "a whole number from 0 to 65535, or -1 for all ports";
 const TEXT: &str = "a string of at most 512 characters";
 const TIME: &str = "a time such as \"2026-11-25T10:00:00Z\"";
 const EXPIRY: &str = "a whole number from 60 to 31536000";
 const NETWORK_ACLS: &str = "an array of 1 to 40 network ACL ids such as [\"acl-0123456789abcdef0\"]";
+const NO_CREDENTIALS: &str = "credentials do not travel in messages. The function has a role, and \
+                              STATIC_CREDENTIALS_SECRET_ARN for those who must use an access key";
 
-impl Request {
+/// The members that every request can have. What is missing or wrong is noted, and the value is then one that no request
+/// is made of.
+pub(crate) struct Common {
+    pub(crate) request_id: Option<String>,
+    pub(crate) vendor: Vendor,
+    pub(crate) dry_run: bool,
+    pub(crate) requested_by: Option<String>,
+    pub(crate) notes: Notes,
+}
+
+impl Common {
+    fn read(members: &mut Members) -> Self {
+        let request_id = required(members, "request_id", REQUEST_ID, request_id);
+        let vendor = members.optional("vendor_id", VENDOR, |value| match value {
+            Value::Null => Some(Vendor::default()),
+            value => value.as_str().and_then(Vendor::from_name),
+        });
+        let dry_run = members.optional("dry_run", "true or false", Value::as_bool);
+        let requested_by = note(members, "requested_by");
+        let notes = Notes {
+            case_id: note(members, "case_id"),
+            playbook_run_id: note(members, "playbook_run_id"),
+            tenant_id: note(members, "tenant_id"),
+            event_id: note(members, "event_id"),
+            rationale: note(members, "rationale"),
+        };
+        let is_empty = |text: &str| {
+            serde_json::from_str::<Value>(text)
+                .is_ok_and(|value| value.is_null() || value.as_object().is_some_and(serde_json::Map::is_empty))
+        };
+        if !members.raw("auth_config").is_none_or(is_empty) {
+            members.problem("auth_config", &format!("must be null or {{}}: {NO_CREDENTIALS}"));
+        }
+        Self {
+            request_id,
+            vendor: vendor.unwrap_or_default(),
+            dry_run: dry_run.unwrap_or(false),
+            requested_by,
+            notes,
+        }
+    }
+}
+
+/// The parameters, in which no credentials may be. `None` where they are no object, which is noted.
+pub(crate) fn params_of(members: &mut Members) -> Option<Members> {
+    let text = members.raw("params").unwrap_or("{}").to_owned();
+    match Members::read(&text, "params.") {
+        Ok(mut params) => {
+            for name in ["aws_access_key_id", "aws_secret_access_key", "aws_session_token"] {
+                if params.has(name) {
+                    params.raw(name);
+                    params.problem(name, &format!("must be left out: {NO_CREDENTIALS}"));
+                }
+            }
+            Some(params)
+        }
+        Err(found) => {
+            members.problem("params", &format!("must be a JSON object, not {found}"));
+            None
+        }
+    }
+}
+
+impl Asked {
     /// Reads the body of a message.
     ///
     /// # Errors
@@ -128,7 +277,8 @@ impl Request {
                 let problem = format!("the body must be a JSON object, not {found}");
                 return Err(Box::new(Rejection {
                     request_id: stand_in_id.to_owned(),
-                    action: None,
+                    capability: None,
+                    vendor: None,
                     target: None,
                     notes: Notes::default(),
                     refusal: invalid(&[problem]),
@@ -139,12 +289,74 @@ impl Request {
             members
                 .raw(name)
                 .and_then(|text| serde_json::from_str::<String>(text).ok())
+                .map(|text| shortened(&text))
         };
-        let action_given = given(&mut members, "action").or_else(|| given(&mut members, "capability"));
-        let target_given = given(&mut members, "target");
+        let mut rejection = Rejection {
+            request_id: stand_in_id.to_owned(),
+            capability: given(&mut members, "capability").or_else(|| given(&mut members, "action")),
+            vendor: given(&mut members, "vendor_id"),
+            target: given(&mut members, "target"),
+            notes: Notes::default(),
+            refusal: invalid(&[]),
+        };
+        let capability = capability(&mut members);
+        let mut common = Common::read(&mut members);
+        rejection.notes = common.notes.clone();
+        if let Some(id) = &common.request_id {
+            rejection.request_id.clone_from(id);
+        }
+        let action = match capability {
+            Some(
+                capability @ (Capability::UpdateAlertDisposition | Capability::AckAlert | Capability::SuppressAlert),
+            ) => {
+                let read = writeback::Request::of(&mut members, capability, &mut common);
+                rejection.notes = common.notes;
+                return finished(
+                    members,
+                    read.map(|request| Self::WriteBack(Box::new(request))),
+                    rejection,
+                );
+            }
+            Some(Capability::BlockIp) => Some(Action::BlockIp),
+            Some(Capability::AllowIp) => Some(Action::AllowIp),
+            Some(Capability::Audit) | None => None,
+        };
+        let read = Request::of(&mut members, action, common);
+        finished(members, read.map(|request| Self::Block(Box::new(request))), rejection)
+    }
+}
 
-        let request_id = required(&mut members, "request_id", REQUEST_ID, request_id);
-        let action = action(&mut members);
+fn finished(members: Members, asked: Option<Asked>, rejection: Rejection) -> Result<Asked, Box<Rejection>> {
+    let problems = members.finish();
+    match asked {
+        Some(asked) if problems.is_empty() => Ok(asked),
+        _ => Err(Box::new(Rejection {
+            refusal: invalid(&problems),
+            ..rejection
+        })),
+    }
+}
+
+impl Request {
+    /// Reads the body of a message that is about an address.
+    ///
+    /// # Errors
+    /// As [`Asked::read`]; and where it is about a finding.
+    pub fn read(body: &str, stand_in_id: &str) -> Result<Self, Box<Rejection>> {
+        match Asked::read(body, stand_in_id)? {
+            Asked::Block(request) => Ok(*request),
+            Asked::WriteBack(request) => Err(Box::new(Rejection {
+                request_id: request.request_id,
+                capability: Some(request.verdict.capability().as_str().to_owned()),
+                vendor: Some(request.vendor.as_str().to_owned()),
+                target: Some(request.finding.id),
+                notes: request.notes,
+                refusal: invalid(&["capability must be \"block_ip\" or \"allow_ip\"".to_owned()]),
+            })),
+        }
+    }
+
+    fn of(members: &mut Members, action: Option<Action>, common: Common) -> Option<Self> {
         let target = if members.has("target") {
             members.checked("target", |value| {
                 let text = value.as_str().ok_or_else(|| TARGET.to_owned())?;
@@ -154,66 +366,42 @@ impl Request {
             members.missing("target", TARGET);
             None
         };
-        let dry_run = members.optional("dry_run", "true or false", Value::as_bool);
-        let requested_by = note(&mut members, "requested_by");
-        let notes = Notes {
-            case_id: note(&mut members, "case_id"),
-            playbook_run_id: note(&mut members, "playbook_run_id"),
-            tenant_id: note(&mut members, "tenant_id"),
-            event_id: note(&mut members, "event_id"),
-            rationale: note(&mut members, "rationale"),
-        };
         let only_if_blocked_by = members.optional("only_if_blocked_by", REQUEST_ID, self::request_id);
         let only_if_expires_at = members.optional("only_if_expires_at", TIME, |value| value.as_str()?.parse().ok());
         if action == Some(Action::BlockIp) {
             for name in ["only_if_blocked_by", "only_if_expires_at"] {
                 if members.has(name) {
-                    members.problems.push(format!(
-                        "{name} must be left out of a BLOCK_IP: it belongs to the ALLOW_IP that ends one"
-                    ));
+                    members.problem(
+                        name,
+                        "must be left out of a BLOCK_IP: it belongs to the ALLOW_IP that ends one",
+                    );
                 }
             }
         } else if members.has("only_if_expires_at") && !members.has("only_if_blocked_by") {
-            members
-                .problems
-                .push("only_if_expires_at must come with only_if_blocked_by".to_owned());
+            members.problem("only_if_expires_at", "must come with only_if_blocked_by");
         }
-        let (params, params_problems) = params(&mut members, action);
-
-        let mut problems = members.finish();
-        problems.extend(params_problems);
-        let reject = |request_id: Option<String>, refusal| {
-            Err(Box::new(Rejection {
-                request_id: request_id.unwrap_or_else(|| stand_in_id.to_owned()),
-                action: action_given.map(|text| shortened(&text)),
-                target: target_given.map(|text| shortened(&text)),
-                notes: notes.clone(),
-                refusal,
-            }))
-        };
-        match (request_id, action, target, params) {
-            (Some(request_id), Some(action), Some(target), Some(params)) if problems.is_empty() => Ok(Self {
-                request_id,
-                action,
-                group: params.group,
-                region: params.region,
-                rule: IngressRule::new(target, params.protocol, params.ports),
-                role: params.role,
-                dry_run: dry_run.unwrap_or(false),
-                requested_by,
-                notes,
-                network_acl_ids: params.network_acl_ids,
-                expires_after_seconds: params.expires_after_seconds,
-                only_if_blocked_by,
-                only_if_expires_at,
-            }),
-            (request_id, ..) => reject(request_id, invalid(&problems)),
-        }
+        let params = params(members, action)?;
+        Some(Self {
+            request_id: common.request_id?,
+            action: action?,
+            vendor: common.vendor,
+            group: params.group?,
+            region: params.region,
+            rule: IngressRule::new(target?, params.protocol, params.ports),
+            role: params.role,
+            dry_run: common.dry_run,
+            requested_by: common.requested_by,
+            notes: common.notes,
+            network_acl_ids: params.network_acl_ids,
+            expires_after_seconds: params.expires_after_seconds,
+            only_if_blocked_by,
+            only_if_expires_at,
+        })
     }
 }
 
 struct Params {
-    group: SecurityGroupId,
+    group: Option<SecurityGroupId>,
     region: Option<Region>,
     protocol: Protocol,
     ports: (u16, u16),
@@ -222,15 +410,9 @@ struct Params {
     expires_after_seconds: Option<u32>,
 }
 
-/// The parameters if they are usable, and their problems.
-fn params(members: &mut Members, action: Option<Action>) -> (Option<Params>, Vec<String>) {
-    let text = members.raw("params").unwrap_or("{}").to_owned();
-    let mut params = match Members::read(&text, "params.") {
-        Ok(params) => params,
-        Err(found) => {
-            return (None, vec![format!("params must be a JSON object, not {found}")]);
-        }
-    };
+/// The parameters; their problems go to those of the request.
+fn params(members: &mut Members, action: Option<Action>) -> Option<Params> {
+    let mut params = params_of(members)?;
     let group = if params.has("aws_security_group_id") {
         parsed(&mut params, "aws_security_group_id")
     } else {
@@ -238,15 +420,14 @@ fn params(members: &mut Members, action: Option<Action>) -> (Option<Params>, Vec
         None
     };
     let region = parsed(&mut params, "aws_region");
-    let protocol = params.checked("aws_protocol", protocol).unwrap_or(Protocol::Tcp);
-    let from = params.optional("aws_from_port", PORT, port).unwrap_or(0);
-    let to = params.optional("aws_to_port", PORT, port).unwrap_or(u16::MAX);
-    if from > to && protocol != Protocol::All {
-        params.problems.push(format!(
-            "params.aws_from_port must be no greater than params.aws_to_port, not {from} and {to}"
-        ));
-    }
-    let role = parsed(&mut params, "aws_assume_role_arn");
+    let protocol = params.either("aws_protocol", "protocol", |params, name| {
+        params.checked(name, protocol)
+    });
+    let protocol = protocol.unwrap_or(Protocol::Tcp);
+    let ports = ports(&mut params, protocol);
+    let role = params.either("aws_assume_role_arn", "aws_role_arn", parsed);
+    // The session has a name of its own, by which CloudTrail shows that it is the connector's.
+    params.optional("aws_session_name", "a string", text);
     let network_acl_ids = params.optional("aws_network_acl_ids", NETWORK_ACLS, network_acl_ids);
     let expires_after_seconds = params.optional("expires_after_seconds", EXPIRY, |value| {
         let seconds = value.as_u64().filter(|seconds| (60..=31_536_000).contains(seconds));
@@ -255,41 +436,61 @@ fn params(members: &mut Members, action: Option<Action>) -> (Option<Params>, Vec
     if action == Some(Action::AllowIp) {
         for name in ["aws_network_acl_ids", "expires_after_seconds"] {
             if params.has(name) {
-                params.problems.push(format!(
-                    "params.{name} must be left out of an ALLOW_IP: it lifts a block whole, and at once"
-                ));
+                params.problem(
+                    name,
+                    "must be left out of an ALLOW_IP: it lifts a block whole, and at once",
+                );
             }
         }
     }
-    let problems = params.finish();
-    let params = group.filter(|_| problems.is_empty()).map(|group| Params {
+    members.add_problems_of(params);
+    Some(Params {
         group,
         region,
         protocol,
-        ports: (from, to),
+        ports,
         role,
         network_acl_ids,
         expires_after_seconds,
-    });
-    (params, problems)
+    })
 }
 
-/// `action`, or `capability` in its stead; where both stand they must agree.
-fn action(members: &mut Members) -> Option<Action> {
-    let mut read = |name| members.optional(name, ACTION, |value| value.as_str().and_then(Action::from_name));
-    let (action, capability) = (read("action"), read("capability"));
+/// `aws_from_port` and `aws_to_port`, or `port` in the stead of both.
+fn ports(params: &mut Members, protocol: Protocol) -> (u16, u16) {
+    const ALL: (u16, u16) = (0, u16::MAX);
+    let from = params.optional("aws_from_port", PORT, port);
+    let to = params.optional("aws_to_port", PORT, port);
+    let one = params.optional("port", ONE_PORT, |value| match value.as_i64() {
+        Some(-1) => Some(ALL),
+        _ => port(value).map(|port| (port, port)),
+    });
+    if let Some(one) = one {
+        if from.is_some_and(|from| from != one.0) || to.is_some_and(|to| to != one.1) {
+            params.problem(
+                "port",
+                "stands for params.aws_from_port and params.aws_to_port, and must agree with them",
+            );
+        }
+        return one;
+    }
+    let (from, to) = (from.unwrap_or(ALL.0), to.unwrap_or(ALL.1));
+    if from > to && protocol != Protocol::All {
+        params.problem(
+            "aws_from_port",
+            &format!("must be no greater than params.aws_to_port, not {from} and {to}"),
+        );
+    }
+    (from, to)
+}
+
+/// `capability`, or `action` in its stead; where both stand they must agree.
+fn capability(members: &mut Members) -> Option<Capability> {
     if !members.has("action") && !members.has("capability") {
-        members.missing("action", ACTION);
+        members.missing("capability", CAPABILITY);
     }
-    if let (Some(action), Some(capability)) = (action, capability)
-        && action != capability
-    {
-        members
-            .problems
-            .push("action and capability must agree where both stand".to_owned());
-        return None;
-    }
-    action.or(capability)
+    members.either("capability", "action", |members, name| {
+        members.optional(name, CAPABILITY, |value| value.as_str().and_then(Capability::from_name))
+    })
 }
 
 fn protocol(value: &Value) -> Result<Protocol, String> {
@@ -329,11 +530,11 @@ fn port(value: &Value) -> Option<u16> {
     value.as_u64().and_then(|port| u16::try_from(port).ok())
 }
 
-fn text(value: &Value) -> Option<String> {
+pub(crate) fn text(value: &Value) -> Option<String> {
     value.as_str().map(str::to_owned)
 }
 
-fn required<T>(
+pub(crate) fn required<T>(
     members: &mut Members,
     name: &'static str,
     expected: &str,
@@ -347,7 +548,10 @@ fn required<T>(
     }
 }
 
-fn parsed<T: std::str::FromStr<Err = aws_text::NotAName>>(members: &mut Members, name: &'static str) -> Option<T> {
+pub(crate) fn parsed<T: std::str::FromStr<Err = aws_text::NotAName>>(
+    members: &mut Members,
+    name: &'static str,
+) -> Option<T> {
     members.checked(name, |value| {
         value
             .as_str()
@@ -358,7 +562,7 @@ fn parsed<T: std::str::FromStr<Err = aws_text::NotAName>>(members: &mut Members,
 }
 
 /// A member that is kept for the record; null counts as absent.
-fn note(members: &mut Members, name: &'static str) -> Option<String> {
+pub(crate) fn note(members: &mut Members, name: &'static str) -> Option<String> {
     members
         .optional(name, TEXT, |value| match value {
             Value::Null => Some(None),
@@ -390,7 +594,7 @@ mod tests {
     use super::*;
 
     fn minimal() -> Value {
-        json!({"request_id": "r-1", "action": "BLOCK_IP", "target": "203.0.113.7",
+        json!({"request_id": "r-1", "capability": "block_ip", "target": "203.0.113.7",
                "params": {"aws_security_group_id": "sg-0123456789abcdef0"}})
     }
 
@@ -417,6 +621,7 @@ mod tests {
             Ok(Request {
                 request_id: "r-1".to_owned(),
                 action: Action::BlockIp,
+                vendor: Vendor::SecurityHub,
                 group: "sg-0123456789abcdef0".parse().unwrap(),
                 region: None,
                 rule: IngressRule::new("203.0.113.7".parse().unwrap(), Protocol::Tcp, (0, 65535)),
@@ -436,6 +641,7 @@ mod tests {
     fn every_member_can_be_given() {
         let body = json!({
             "request_id": "r-2", "action": "allow_ip", "capability": "Allow_IP", "target": "2001:db8::/64",
+            "vendor_id": "aws_security_groups", "auth_config": {},
             "params": {"aws_security_group_id": "sg-0123abcd", "aws_region": "eu-west-1", "aws_protocol": "UDP",
                        "aws_from_port": 53, "aws_to_port": 53, "aws_assume_role_arn": "arn:aws:iam::111122223333:role/r"},
             "only_if_blocked_by": "r-1", "only_if_expires_at": "2026-11-25T10:00:00Z", "dry_run": true,
@@ -447,6 +653,7 @@ mod tests {
             Ok(Request {
                 request_id: "r-2".to_owned(),
                 action: Action::AllowIp,
+                vendor: Vendor::SecurityGroups,
                 group: "sg-0123abcd".parse().unwrap(),
                 region: Some("eu-west-1".parse().unwrap()),
                 rule: IngressRule::new("2001:db8::/64".parse().unwrap(), Protocol::Udp, (53, 53)),
@@ -469,11 +676,160 @@ mod tests {
     }
 
     #[test]
-    fn capability_is_another_name_of_action() {
+    fn action_is_another_name_of_capability() {
         let mut body = minimal();
-        body.as_object_mut().unwrap().remove("action");
-        body["capability"] = json!("block_ip");
+        body.as_object_mut().unwrap().remove("capability");
+        body["action"] = json!("BLOCK_IP");
         assert_eq!(read(&body).unwrap().action, Action::BlockIp);
+    }
+
+    #[test]
+    fn every_capability_is_written_as_serde_writes_it() {
+        for capability in Capability::REQUESTED.into_iter().chain([Capability::Audit]) {
+            assert_eq!(serde_json::to_value(capability).unwrap(), capability.as_str());
+        }
+    }
+
+    #[test]
+    fn a_request_may_name_the_connector() {
+        for (vendor, expected) in [
+            (json!(null), Vendor::SecurityHub),
+            (json!("aws_security_hub"), Vendor::SecurityHub),
+            (json!("aws_security_groups"), Vendor::SecurityGroups),
+        ] {
+            assert_eq!(read(&with("/vendor_id", vendor)).unwrap().vendor, expected);
+        }
+        let rejection = *read(&with("/vendor_id", json!("panos"))).unwrap_err();
+        assert_eq!(
+            rejection.refusal.message,
+            "vendor_id must be \"aws_security_hub\" or \"aws_security_groups\", not \"panos\""
+        );
+        assert_eq!(rejection.vendor.as_deref(), Some("panos"));
+    }
+
+    #[test]
+    fn credentials_are_refused_and_appear_nowhere() {
+        const SECRET: &str = "wJalrXUtnFEMI";
+        for (pointer, value, part) in [
+            (
+                "/auth_config",
+                json!({"aws_secret_access_key": SECRET}),
+                "auth_config must be null or {}: credentials",
+            ),
+            ("/auth_config", json!(SECRET), "auth_config must be null or {}"),
+            ("/auth_config", json!([SECRET]), "auth_config must be null or {}"),
+            (
+                "/params/aws_access_key_id",
+                json!(SECRET),
+                "params.aws_access_key_id must be left out: credentials",
+            ),
+            (
+                "/params/aws_secret_access_key",
+                json!(SECRET),
+                "params.aws_secret_access_key must be left out",
+            ),
+            (
+                "/params/aws_session_token",
+                json!({"a": SECRET}),
+                "params.aws_session_token must be left out",
+            ),
+        ] {
+            for capability in Capability::REQUESTED {
+                let mut body = with(pointer, value.clone());
+                body["capability"] = json!(capability.as_str());
+                let rejection = Asked::read(&body.to_string(), "m").unwrap_err();
+                assert!(
+                    rejection.refusal.message.contains(part),
+                    "{}",
+                    rejection.refusal.message
+                );
+                assert!(!format!("{rejection:?}").contains(SECRET));
+            }
+        }
+        // Nor where they stand in the wrong place.
+        for body in [
+            format!(r#"{{"auth_config":{{"k":"{SECRET}"}},"auth_config":"{SECRET}","params":"{SECRET}"}}"#),
+            format!(r#"{{"aws_secret_access_key":"{SECRET}","params":{{"aws_secret_access_key":"{SECRET}"}}}}"#),
+            format!(r#"{{"auth_config":{{"k":"{SECRET}"#),
+        ] {
+            assert!(!format!("{:?}", Asked::read(&body, "m").unwrap_err()).contains(SECRET));
+        }
+    }
+
+    #[test]
+    fn parameters_have_the_names_of_aisocs_own_arm_too() {
+        let mut body = minimal();
+        let others = json!({"aws_role_arn": "arn:aws:iam::111122223333:role/r", "aws_session_name": "aisoc",
+                            "protocol": "UDP", "port": 53});
+        body["params"]
+            .as_object_mut()
+            .unwrap()
+            .extend(others.as_object().unwrap().clone());
+        let request = read(&body).unwrap();
+        assert_eq!(
+            request.role.as_ref().map(RoleArn::as_str),
+            Some("arn:aws:iam::111122223333:role/r")
+        );
+        assert_eq!(
+            (request.rule.protocol(), request.rule.ports()),
+            (Protocol::Udp, Some((53, 53)))
+        );
+        // Both names may stand where they say the same.
+        let same = json!({"aws_assume_role_arn": "arn:aws:iam::111122223333:role/r", "aws_protocol": "17",
+                          "aws_from_port": 53, "aws_to_port": 53});
+        body["params"]
+            .as_object_mut()
+            .unwrap()
+            .extend(same.as_object().unwrap().clone());
+        assert_eq!(read(&body), Ok(request));
+        let mut all = with("/params/port", json!(-1));
+        assert_eq!(read(&all).unwrap().rule.ports(), Some((0, 65535)));
+        all["params"]["aws_from_port"] = json!(0);
+        assert!(read(&all).is_ok());
+        for (name, value, message) in [
+            (
+                "aws_assume_role_arn",
+                json!("arn:aws:iam::111122223333:role/other"),
+                "params.aws_assume_role_arn and params.aws_role_arn must agree where both stand",
+            ),
+            (
+                "aws_protocol",
+                json!("tcp"),
+                "params.aws_protocol and params.protocol must agree where both stand",
+            ),
+            (
+                "aws_from_port",
+                json!(52),
+                "params.port stands for params.aws_from_port and params.aws_to_port, and must agree with them",
+            ),
+            (
+                "aws_to_port",
+                json!(54),
+                "params.port stands for params.aws_from_port and params.aws_to_port, and must agree with them",
+            ),
+        ] {
+            let mut body = body.clone();
+            body["params"][name] = value;
+            assert_eq!(read(&body).unwrap_err().refusal.message, message);
+        }
+        for port in [json!(-2), json!(65536), json!("53"), json!(null)] {
+            let message = read(&with("/params/port", port.clone())).unwrap_err().refusal.message;
+            let expected = "params.port must be a whole number from 0 to 65535, or -1 for all ports";
+            assert_eq!(message, format!("{expected}, not {port}"));
+        }
+    }
+
+    #[test]
+    fn a_request_about_a_finding_is_none_about_an_address() {
+        let body =
+            json!({"request_id": "r", "capability": "ack_alert", "target": "f", "vendor_id": "aws_security_hub"});
+        assert!(matches!(Asked::read(&body.to_string(), "m"), Ok(Asked::WriteBack(_))));
+        let rejection = Request::read(&body.to_string(), "m").unwrap_err();
+        assert_eq!(
+            rejection.refusal.message,
+            "capability must be \"block_ip\" or \"allow_ip\""
+        );
+        assert!(matches!(Asked::read(&minimal().to_string(), "m"), Ok(Asked::Block(_))));
     }
 
     #[test]
@@ -525,14 +881,14 @@ mod tests {
                 "request_id must be a string of 1 to 256 characters, not \"\"",
             ),
             (
-                "/action",
+                "/capability",
                 json!("BLOCK"),
-                "action must be \"BLOCK_IP\" or \"ALLOW_IP\", not \"BLOCK\"",
+                "capability must be \"block_ip\", \"allow_ip\", \"update_alert_disposition\", \"ack_alert\" or \"suppress_alert\", not \"BLOCK\"",
             ),
             (
-                "/capability",
+                "/action",
                 json!("ALLOW_IP"),
-                "action and capability must agree where both stand",
+                "capability and action must agree where both stand",
             ),
             (
                 "/target",
@@ -644,7 +1000,7 @@ mod tests {
             (
                 "/Target",
                 json!("x"),
-                "Target is not known; known are action, target, request_id, capability, dry_run, requested_by, case_id, playbook_run_id, tenant_id, event_id, rationale, only_if_blocked_by, only_if_expires_at, params",
+                "Target is not known; known are capability, vendor_id, target, action, request_id, dry_run, requested_by, case_id, playbook_run_id, tenant_id, event_id, rationale, auth_config, only_if_blocked_by, only_if_expires_at, params",
             ),
         ] {
             let body = with(pointer, value);
@@ -670,7 +1026,8 @@ mod tests {
         assert_eq!(
             refusal.message,
             "params.aws_form_port is not known; known are aws_security_group_id, aws_region, aws_protocol, \
-             aws_from_port, aws_to_port, aws_assume_role_arn, aws_network_acl_ids, expires_after_seconds"
+             protocol, aws_from_port, aws_to_port, port, aws_assume_role_arn, aws_role_arn, aws_session_name, \
+             aws_network_acl_ids, expires_after_seconds"
         );
     }
 
@@ -678,7 +1035,7 @@ mod tests {
     fn everything_wrong_is_named_at_once_with_what_could_be_read() {
         let rejection = rejection(r#"{"action":"block_ip","target":"host.example","params":{"aws_from_port":70000}}"#);
         assert_eq!(rejection.request_id, "message-1");
-        assert_eq!(rejection.action.as_deref(), Some("block_ip"));
+        assert_eq!(rejection.capability.as_deref(), Some("block_ip"));
         assert_eq!(rejection.target.as_deref(), Some("host.example"));
         for part in [
             "request_id is missing: a string",
@@ -698,7 +1055,10 @@ mod tests {
     fn each_required_member_is_asked_for() {
         for (name, message) in [
             ("request_id", "request_id is missing: a string of 1 to 256 characters"),
-            ("action", "action is missing: \"BLOCK_IP\" or \"ALLOW_IP\""),
+            (
+                "capability",
+                "capability is missing: \"block_ip\", \"allow_ip\", \"update_alert_disposition\", \"ack_alert\" or \"suppress_alert\"",
+            ),
             (
                 "target",
                 "target is missing: an IPv4 or IPv6 address, or a CIDR block such as 203.0.113.0/24",
@@ -757,7 +1117,7 @@ mod tests {
             read(&body).unwrap_err().refusal.message,
             "only_if_blocked_by must be left out of a BLOCK_IP: it belongs to the ALLOW_IP that ends one"
         );
-        body["action"] = json!("ALLOW_IP");
+        body["capability"] = json!("allow_ip");
         assert_eq!(read(&body).unwrap().only_if_blocked_by.as_deref(), Some("r-0"));
         body["only_if_blocked_by"] = json!("");
         assert!(
@@ -777,7 +1137,7 @@ mod tests {
             message(&body),
             "only_if_expires_at must be left out of a BLOCK_IP: it belongs to the ALLOW_IP that ends one"
         );
-        body["action"] = json!("ALLOW_IP");
+        body["capability"] = json!("allow_ip");
         assert_eq!(message(&body), "only_if_expires_at must come with only_if_blocked_by");
         body["only_if_blocked_by"] = json!("r-0");
         assert!(read(&body).is_ok());
@@ -796,7 +1156,7 @@ mod tests {
         ] {
             let mut body = with(&format!("/params/{name}"), value);
             assert!(read(&body).is_ok());
-            body["action"] = json!("ALLOW_IP");
+            body["capability"] = json!("allow_ip");
             assert_eq!(
                 read(&body).unwrap_err().refusal.message,
                 format!("params.{name} must be left out of an ALLOW_IP: it lifts a block whole, and at once")
@@ -838,15 +1198,16 @@ mod tests {
         }
 
         #[test]
-        fn any_value_of_any_member_is_answered(index in 0usize..23, value in prop_oneof![
+        fn any_value_of_any_member_is_answered(index in 0usize..29, value in prop_oneof![
             Just("null".to_owned()), Just("{}".to_owned()), Just("[1]".to_owned()), Just("1e999".to_owned()),
             any::<i64>().prop_map(|n| n.to_string()), any::<String>().prop_map(|s| serde_json::to_string(&s).unwrap()),
         ]) {
-            let names = ["request_id", "action", "capability", "target", "params", "dry_run", "requested_by", "case_id",
+            let names = ["request_id", "action", "capability", "vendor_id", "auth_config", "target", "params", "dry_run", "requested_by", "case_id",
                          "playbook_run_id", "tenant_id", "event_id", "rationale", "only_if_blocked_by",
                          "only_if_expires_at", "other"];
             let params = ["aws_security_group_id", "aws_region", "aws_protocol", "aws_from_port", "aws_to_port",
-                          "aws_assume_role_arn", "aws_network_acl_ids", "expires_after_seconds"];
+                          "aws_assume_role_arn", "aws_network_acl_ids", "expires_after_seconds", "port", "protocol",
+                          "aws_role_arn", "disposition"];
             let body = match names.get(index) {
                 Some(name) => format!(r#"{{"{name}":{value}}}"#),
                 None => format!(r#"{{"params":{{"{}":{value}}}}}"#, params[index - names.len()]),

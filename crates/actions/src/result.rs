@@ -6,38 +6,43 @@ use serde::Serialize;
 use crate::block::compare::listed;
 use crate::block::{DenyEntry, Step};
 use crate::policy::Enforcement;
-use crate::request::{Notes, Rejection, Request};
+use crate::request::{Capability, Notes, Rejection, Request, Vendor};
 use crate::rule::IngressRule;
-use crate::{ErrorCode, ErrorDetail, Refusal};
+use crate::{ErrorCode, ErrorDetail, Refusal, writeback};
 
 /// The result of a request: to the results queue, to the log, and to whoever called the function directly.
-/// Also of an audit, one for each thing that it mended or could not mend: `action` is then `AUDIT`.
+/// Also of an audit, one for each thing that it mended or could not mend: `capability` is then `audit`.
 ///
-/// A later version may add members: readers should pass over those they do not know.
+/// It can be read as AiSOC's `LiveActionResult`. A later version may add members: readers should pass over those they do
+/// not know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Outcome {
     /// The request's id, or where it has none the message's or the invocation's
     pub request_id: String,
-    /// The request's action, as given where it could not be read
-    pub action: Option<String>,
-    /// The request's target as a CIDR block, as given where it could not be read
+    /// What was asked for: `block_ip`, `allow_ip`, `update_alert_disposition`, `ack_alert`, `suppress_alert`; or `audit`.
+    /// As given where it could not be read, and `unknown` where it was not given
+    pub capability: String,
+    /// `aws_security_hub`, or as given
+    pub vendor_id: String,
+    /// The request's target: as a CIDR block where it is an address, and as given where it could not be read
     pub target: Option<String>,
     /// How it ended
     pub status: Status,
     /// The request changed something that is still so
     pub changed: bool,
     /// As read back: in each network ACL concerned a deny entry stands before every allow that overlaps it. Of an
-    /// `ALLOW_IP`: some deny entry for the rule still stands. The security group's rule alone stops nothing
+    /// `ALLOW_IP`: some deny entry for the rule still stands. The security group's rule alone stops nothing. Of a verdict
+    /// always false
     pub enforced: bool,
     /// Read back, it is as the request asked
     pub verified: bool,
-    /// For a person
+    /// For a person, in one line
     pub summary: String,
+    /// What went wrong, for a person; `details.error` says more
+    pub error: Option<String>,
     /// What was read and changed
-    pub details: Details,
-    /// What went wrong
-    pub error: Option<ErrorDetail>,
+    pub details: AnyDetails,
     /// The request's own, as far as they could be read
     #[serde(flatten)]
     pub notes: Notes,
@@ -53,10 +58,10 @@ pub struct Outcome {
 pub enum Status {
     /// It is as asked
     Succeeded,
-    /// It could not be done
+    /// The request is wrong, or could not be carried out
     Failed,
-    /// It was not tried: the request is wrong or not allowed
-    Rejected,
+    /// A rule or a setting keeps the request from being carried out; nothing was changed
+    Blocked,
     /// A dry run: it could have been done
     Simulated,
 }
@@ -68,13 +73,59 @@ impl Status {
         match self {
             Status::Succeeded => "succeeded",
             Status::Failed => "failed",
-            Status::Rejected => "rejected",
+            Status::Blocked => "blocked",
             Status::Simulated => "simulated",
         }
     }
 }
 
-/// What was read and changed. What is not known is null.
+/// What was read and changed: of a block, or of a finding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(untagged)]
+pub enum AnyDetails {
+    Block(Details),
+    Finding(FindingDetails),
+}
+
+impl From<Details> for AnyDetails {
+    fn from(details: Details) -> Self {
+        Self::Block(details)
+    }
+}
+
+impl From<FindingDetails> for AnyDetails {
+    fn from(details: FindingDetails) -> Self {
+        Self::Finding(details)
+    }
+}
+
+impl AnyDetails {
+    /// What went wrong.
+    #[must_use]
+    pub fn error(&self) -> Option<&ErrorDetail> {
+        match self {
+            Self::Block(details) => details.error.as_ref(),
+            Self::Finding(details) => details.error.as_ref(),
+        }
+    }
+
+    fn set_error(&mut self, error: ErrorDetail) {
+        match self {
+            Self::Block(details) => details.error = Some(error),
+            Self::Finding(details) => details.error = Some(error),
+        }
+    }
+
+    fn set_planned_steps(&mut self, steps: Vec<String>) {
+        match self {
+            Self::Block(details) => details.planned_steps = Some(steps),
+            Self::Finding(details) => details.planned_steps = Some(steps),
+        }
+    }
+}
+
+/// What was read and changed of a block. What is not known is null.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Details {
@@ -105,6 +156,44 @@ pub struct Details {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
     pub revoked_rules: Option<Vec<String>>,
+    /// What went wrong
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "ErrorDetail"))]
+    pub error: Option<ErrorDetail>,
+}
+
+/// What was read and changed of a finding. What is not known is null.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct FindingDetails {
+    /// The finding's id
+    pub finding_id: String,
+    /// Of Security Hub CSPM: the ARN of the product that the finding is of
+    pub product_arn: Option<String>,
+    /// Of Security Hub (V2): `metadata.uid`
+    pub metadata_uid: Option<String>,
+    /// The finding's account
+    pub account_id: Option<String>,
+    /// The finding's region
+    pub region: Option<String>,
+    /// Of Security Hub CSPM: `Workflow.Status`, as written, and as read where nothing was written
+    pub workflow_status: Option<String>,
+    /// Of Security Hub CSPM: `VerificationState`, likewise
+    pub verification_state: Option<String>,
+    /// Of Security Hub (V2): `status_id`, likewise
+    pub status_id: Option<i32>,
+    /// What the request is to do to the finding: `close`, `escalate`, `acknowledge` or `suppress`
+    pub writeback_action: String,
+    /// The finding is as the request asked, by this delivery of it or before
+    pub written: bool,
+    /// Of a dry run: the changes that would be made now
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
+    pub planned_steps: Option<Vec<String>>,
+    /// What went wrong
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "ErrorDetail"))]
+    pub error: Option<ErrorDetail>,
 }
 
 /// The most interfaces and rules in a result: it must fit into a message, whatever was found.
@@ -142,71 +231,126 @@ pub struct Flags {
     pub verified: bool,
 }
 
+/// What a result is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    pub request_id: String,
+    pub capability: Capability,
+    pub vendor: Vendor,
+    pub target: Option<String>,
+    pub notes: Notes,
+}
+
+impl Subject {
+    /// Of what an audit found.
+    #[must_use]
+    pub fn of_audit(id: &str, target: Option<String>) -> Self {
+        Self {
+            request_id: id.to_owned(),
+            capability: Capability::Audit,
+            vendor: Vendor::default(),
+            target,
+            notes: Notes::default(),
+        }
+    }
+}
+
+impl From<&Request> for Subject {
+    fn from(request: &Request) -> Self {
+        Self {
+            request_id: request.request_id.clone(),
+            capability: request.action.capability(),
+            vendor: request.vendor,
+            target: Some(request.rule.source().to_string()),
+            notes: request.notes.clone(),
+        }
+    }
+}
+
+impl From<&writeback::Request> for Subject {
+    fn from(request: &writeback::Request) -> Self {
+        Self {
+            request_id: request.request_id.clone(),
+            capability: request.verdict.capability(),
+            vendor: request.vendor,
+            target: Some(request.finding.id.clone()),
+            notes: request.notes.clone(),
+        }
+    }
+}
+
 impl Outcome {
     /// Of a body that is no request.
     #[must_use]
     pub fn of_rejection(rejection: Rejection, completed_at: String) -> Self {
-        Self {
+        let summary = format!("refused, nothing was read: {}", rejection.refusal.message);
+        let outcome = Self {
             request_id: rejection.request_id,
-            action: rejection.action,
+            capability: rejection.capability.unwrap_or_else(|| "unknown".to_owned()),
+            vendor_id: rejection
+                .vendor
+                .unwrap_or_else(|| Vendor::default().as_str().to_owned()),
             target: rejection.target,
-            status: Status::Rejected,
+            status: rejection.refusal.code.refusal_status(),
             changed: false,
             enforced: false,
             verified: false,
-            summary: format!("rejected, nothing was read: {}", rejection.refusal.message),
-            details: Details::default(),
-            error: Some(rejection.refusal.into()),
+            summary: one_line(&summary),
+            error: None,
+            details: Details::default().into(),
             notes: rejection.notes,
             completed_at,
-        }
+        };
+        outcome.with_error(rejection.refusal.into())
     }
 
     /// Of a request that is refused before it changed anything.
     #[must_use]
-    pub fn of_refusal(request: &Request, refusal: Refusal, details: Details, completed_at: String) -> Self {
+    pub fn of_refusal(
+        subject: impl Into<Subject>,
+        refusal: Refusal,
+        details: impl Into<AnyDetails>,
+        completed_at: String,
+    ) -> Self {
         let status = refusal.code.refusal_status();
         let summary = match status {
-            Status::Rejected => format!("rejected, nothing changed: {}", refusal.message),
+            Status::Blocked => format!("not allowed, nothing changed: {}", refusal.message),
             Status::Failed | Status::Succeeded | Status::Simulated => format!("not done: {}", refusal.message),
         };
-        Self {
-            error: Some(refusal.into()),
-            ..Self::of(request, status, Flags::default(), summary, details, completed_at)
-        }
+        Self::of(subject, status, Flags::default(), &summary, details, completed_at).with_error(refusal.into())
     }
 
     /// Of a request that could not be carried out, or not wholly.
     #[must_use]
     pub fn of_failure(
-        request: &Request,
+        subject: impl Into<Subject>,
         error: ErrorDetail,
         flags: Flags,
-        details: Details,
+        details: impl Into<AnyDetails>,
         completed_at: String,
     ) -> Self {
+        let details = details.into();
         let mut summary = match (error.retryable, flags.changed) {
             (true, _) => format!("not done yet: {}", error.message),
             (false, false) => format!("not done: {}", error.message),
             (false, true) => format!("not done as asked: {}", error.message),
         };
-        if flags.changed {
-            summary.push_str(&still_there(&details));
+        if let AnyDetails::Block(details) = &details
+            && flags.changed
+        {
+            summary.push_str(&still_there(details));
         }
-        Self {
-            error: Some(error),
-            ..Self::of(request, Status::Failed, flags, summary, details, completed_at)
-        }
+        Self::of(subject, Status::Failed, flags, &summary, details, completed_at).with_error(error)
     }
 
     /// Of a dry run that would have gone through.
     #[must_use]
     pub fn of_dry_run(
-        request: &Request,
+        subject: impl Into<Subject>,
         steps: Vec<String>,
         nothing_because: Option<String>,
         enforced: bool,
-        mut details: Details,
+        details: impl Into<AnyDetails>,
         completed_at: String,
     ) -> Self {
         let summary = match (nothing_because, steps.is_empty()) {
@@ -214,56 +358,90 @@ impl Outcome {
             (None, true) => "dry run: there is nothing to change".to_owned(),
             (None, false) => format!("dry run, nothing changed; would {}", listed(&steps)),
         };
-        details.planned_steps = Some(steps);
+        let mut details = details.into();
+        details.set_planned_steps(steps);
         let flags = Flags {
             enforced,
             ..Flags::default()
         };
-        Self::of(request, Status::Simulated, flags, summary, details, completed_at)
+        Self::of(subject, Status::Simulated, flags, &summary, details, completed_at)
     }
 
     /// Of a request that was carried out.
     #[must_use]
     pub fn of_success(
-        request: &Request,
+        subject: impl Into<Subject>,
         flags: Flags,
         mut summary: String,
+        details: impl Into<AnyDetails>,
+        completed_at: String,
+    ) -> Self {
+        let details = details.into();
+        if !flags.verified {
+            summary.push_str(match &details {
+                AnyDetails::Block(_) => "; it could not be verified: EC2 does not show it so yet",
+                AnyDetails::Finding(_) => {
+                    "; it could not be verified: Security Hub does not show it yet, which can take some minutes"
+                }
+            });
+        }
+        Self::of(subject, Status::Succeeded, flags, &summary, details, completed_at)
+    }
+
+    /// Of what an audit found: with an error where it is still so.
+    #[must_use]
+    pub fn of_audit(
+        subject: Subject,
+        error: Option<ErrorDetail>,
+        flags: Flags,
+        summary: &str,
         details: Details,
         completed_at: String,
     ) -> Self {
-        if !flags.verified {
-            summary.push_str("; it could not be verified: EC2 does not show it so yet");
+        match error {
+            Some(error) => Self::of(subject, Status::Failed, flags, summary, details, completed_at).with_error(error),
+            None => Self::of(subject, Status::Succeeded, flags, summary, details, completed_at),
         }
-        Self::of(request, Status::Succeeded, flags, summary, details, completed_at)
     }
 
     fn of(
-        request: &Request,
+        subject: impl Into<Subject>,
         status: Status,
         flags: Flags,
-        summary: String,
-        details: Details,
+        summary: &str,
+        details: impl Into<AnyDetails>,
         completed_at: String,
     ) -> Self {
+        let subject = subject.into();
         Self {
-            request_id: request.request_id.clone(),
-            action: Some(request.action.as_str().to_owned()),
-            target: Some(request.rule.source().to_string()),
+            request_id: subject.request_id,
+            capability: subject.capability.as_str().to_owned(),
+            vendor_id: subject.vendor.as_str().to_owned(),
+            target: subject.target,
             status,
             changed: flags.changed,
             enforced: flags.enforced,
             verified: flags.verified,
-            summary,
-            details,
+            summary: one_line(summary),
             error: None,
-            notes: request.notes.clone(),
+            details: details.into(),
+            notes: subject.notes,
             completed_at,
         }
     }
+
+    fn with_error(mut self, error: ErrorDetail) -> Self {
+        let message = one_line(&error.message);
+        self.error = Some(message.clone());
+        self.details.set_error(ErrorDetail { message, ..error });
+        self
+    }
 }
 
-/// The `action` of an audit's results.
-pub const AUDIT: &str = "AUDIT";
+/// As AiSOC shows it.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<&str>>().join(" ")
+}
 
 /// What of a request is still there that could not be carried out.
 fn still_there(details: &Details) -> String {
@@ -371,13 +549,16 @@ mod tests {
         assert_eq!(
             serde_json::to_value(Outcome::of_rejection(rejection, NOW.to_owned())).unwrap(),
             json!({
-                "request_id": "message-1", "action": null, "target": null, "status": "rejected", "changed": false,
+                "request_id": "message-1", "capability": "unknown", "vendor_id": "aws_security_hub", "target": null,
+                "status": "failed", "changed": false,
                 "enforced": false, "verified": false,
-                "summary": "rejected, nothing was read: the body must be a JSON object, not null",
+                "summary": "refused, nothing was read: the body must be a JSON object, not null",
                 "details": {"security_group_id": null, "security_group_rule_id": null, "vpc_id": null, "account_id": null,
-                            "region": null, "network_acl_entries": [], "expires_at": null},
-                "error": {"code": "invalid_request", "message": "the body must be a JSON object, not null",
-                          "remedy": "correct what is named and send the request again", "retryable": false},
+                            "region": null, "network_acl_entries": [], "expires_at": null,
+                            "error": {"code": "invalid_request", "message": "the body must be a JSON object, not null",
+                                      "remedy": "correct what is named and send the request again",
+                                      "retryable": false}},
+                "error": "the body must be a JSON object, not null",
                 "case_id": null, "playbook_run_id": null, "tenant_id": null, "event_id": null, "rationale": null,
                 "completed_at": NOW,
             })
@@ -385,7 +566,7 @@ mod tests {
     }
 
     fn request() -> Request {
-        let body = r#"{"request_id":"r-1","action":"BLOCK_IP","target":"203.0.113.7","case_id":"c-7",
+        let body = r#"{"request_id":"r-1","capability":"block_ip","target":"203.0.113.7","case_id":"c-7",
                        "params":{"aws_security_group_id":"sg-0123abcd"}}"#;
         Request::read(body, "m").unwrap()
     }
@@ -438,7 +619,8 @@ mod tests {
             "not done as asked: said so; changed: acl-0123abcd entry 1"
         );
         assert_eq!(outcome.notes.case_id.as_deref(), Some("c-7"));
-        assert_eq!((&outcome.error, outcome.changed), (&Some(error.clone()), true));
+        assert_eq!((outcome.details.error(), outcome.changed), (Some(&error), true));
+        assert_eq!(outcome.error.as_deref(), Some("said so"));
         let nothing = Outcome::of_failure(&request(), error, Flags::default(), Details::default(), NOW.to_owned());
         assert_eq!(nothing.summary, "not done: said so");
     }
@@ -449,13 +631,14 @@ mod tests {
             let refusal = Refusal::new(code, "it is so", "do this");
             Outcome::of_refusal(&request(), refusal, Details::default(), NOW.to_owned())
         };
-        let rejected = of(ErrorCode::GroupInUse);
+        let blocked = of(ErrorCode::GroupInUse);
         assert_eq!(
-            (rejected.status, rejected.summary.as_str()),
-            (Status::Rejected, "rejected, nothing changed: it is so")
+            (blocked.status, blocked.summary.as_str()),
+            (Status::Blocked, "not allowed, nothing changed: it is so")
         );
-        let error = rejected.error.unwrap();
+        let error = blocked.details.error().unwrap();
         assert_eq!((error.code, error.remedy.as_str()), (ErrorCode::GroupInUse, "do this"));
+        assert_eq!(blocked.error.as_deref(), Some("it is so"));
         let failed = of(ErrorCode::NetworkAclFull);
         assert_eq!(
             (failed.status, failed.summary.as_str()),
@@ -464,8 +647,40 @@ mod tests {
     }
 
     #[test]
+    fn what_policy_forbids_is_blocked_and_all_else_failed() {
+        let blocked: Vec<&str> = ErrorCode::ALL
+            .into_iter()
+            .filter(|code| code.refusal_status() == Status::Blocked)
+            .map(ErrorCode::as_str)
+            .collect();
+        assert_eq!(
+            blocked,
+            [
+                "protected_target",
+                "role_not_allowed",
+                "region_not_allowed",
+                "write_back_not_enabled",
+                "group_not_enrolled",
+                "group_in_use",
+                "network_acl_not_owned",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_summary_is_one_line_whatever_was_given() {
+        let body = "{\"request_id\":\"r\",\"capability\":\"a\\nb\",\"params\":{\"port\":[1,\n2]}}";
+        let outcome = Outcome::of_rejection(*Request::read(body, "m").unwrap_err(), NOW.to_owned());
+        assert!(!outcome.summary.contains('\n') && !outcome.error.unwrap().contains('\n'));
+        assert_eq!(
+            (outcome.request_id.as_str(), outcome.capability.as_str()),
+            ("r", "a\nb")
+        );
+    }
+
+    #[test]
     fn every_status_is_written_as_serde_writes_it() {
-        for status in [Status::Succeeded, Status::Failed, Status::Rejected, Status::Simulated] {
+        for status in [Status::Succeeded, Status::Failed, Status::Blocked, Status::Simulated] {
             assert_eq!(serde_json::to_value(status).unwrap(), status.as_str());
         }
     }

@@ -2,7 +2,7 @@
 
 use actions::policy::Places;
 use actions::target::canonical;
-use actions::{Enforcement, Policy};
+use actions::{Enforcement, Policy, writeback};
 use aws_support::credentials::secret_arn;
 use aws_support::settings::{Settings, SettingsError, queue_url};
 use aws_text::{Region, RoleArn};
@@ -31,6 +31,8 @@ pub struct Config {
     pub schedules: Option<ScheduleSettings>,
     /// What may be asked for, and where: `TARGET_REGIONS`, `TARGET_ROLE_ARNS`
     pub policy: Policy,
+    /// Whether verdicts may be written, and where: `WRITE_BACK`, `SECURITY_HUB_REGIONS`
+    pub write_back: writeback::Policy,
 }
 
 const DEFAULT_TAG: &str = "aisoc:containment=blocklist";
@@ -51,11 +53,9 @@ impl Config {
         let blocks_table_name = settings.required("BLOCKS_TABLE_NAME", table_name);
         let external_id = settings.optional("ASSUME_ROLE_EXTERNAL_ID", external_id);
         let protected = settings.list("PROTECTED_CIDRS", cidr).unwrap_or_default();
-        let allow_private = settings.optional("ALLOW_PRIVATE_TARGETS", |text| match text {
-            "true" => Ok(true),
-            "false" => Ok(false),
-            _ => Err("expected true or false"),
-        });
+        let allow_private = settings.optional("ALLOW_PRIVATE_TARGETS", flag);
+        let writes_back = settings.optional("WRITE_BACK", flag);
+        let finding_regions = settings.list("SECURITY_HUB_REGIONS", str::parse::<Region>);
         let roles = target_roles(&mut settings);
         let regions = settings.list("TARGET_REGIONS", str::parse::<Region>);
         let tag = settings
@@ -100,6 +100,10 @@ impl Config {
                     rule_numbers: rule_numbers.unwrap_or_default(),
                     expiry_lacks: expiry_lacks.into_iter().flatten().collect(),
                 },
+                write_back: writeback::Policy {
+                    is_enabled: writes_back.unwrap_or(false),
+                    regions: finding_regions.unwrap_or_else(|| vec![region.clone()]),
+                },
                 region,
             })
         })
@@ -111,6 +115,14 @@ impl Config {
     /// As [`Config::from_lookup`].
     pub fn from_env() -> Result<Self, SettingsError> {
         Self::from_lookup(&|name| std::env::var(name).ok())
+    }
+}
+
+fn flag(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err("expected true or false"),
     }
 }
 
@@ -217,6 +229,8 @@ mod tests {
         assert_eq!(config.policy.expiry_lacks, ["ACTIONS_QUEUE_ARN", "SCHEDULER_ROLE_ARN"]);
         assert_eq!(config.schedules, None);
         assert_eq!(config.policy.places.regions, ["us-east-1".parse().unwrap()]);
+        assert!(!config.write_back.is_enabled);
+        assert_eq!(config.write_back.regions, ["us-east-1".parse().unwrap()]);
     }
 
     #[test]
@@ -262,6 +276,8 @@ mod tests {
                 "arn:aws:secretsmanager:us-east-1:111122223333:secret:key",
             ),
             ("TARGET_REGIONS", "us-east-1, eu-west-1,us-east-1"),
+            ("WRITE_BACK", "true"),
+            ("SECURITY_HUB_REGIONS", "us-east-1, eu-west-1, eu-west-2"),
         ])
         .unwrap();
         assert_eq!(config.policy.enforcement, Enforcement::None);
@@ -270,6 +286,8 @@ mod tests {
         assert!(config.static_credentials_secret_arn.unwrap().ends_with(":key"));
         let places = &config.policy.places;
         assert_eq!((places.regions.len(), places.roles.len()), (2, 2));
+        assert!(config.write_back.is_enabled);
+        assert_eq!(config.write_back.regions.len(), 3);
         assert_eq!(config.blocks_table_name, "aisoc-blocks");
         assert!(config.actions_queue_url.unwrap().ends_with("/actions.fifo"));
         assert_eq!(
@@ -290,6 +308,8 @@ mod tests {
             ("ASSUME_ROLE_EXTERNAL_ID", "soc 1!"),
             ("PROTECTED_CIDRS", "office"),
             ("ALLOW_PRIVATE_TARGETS", "yes"),
+            ("WRITE_BACK", "1"),
+            ("SECURITY_HUB_REGIONS", "us-east-1, Ireland"),
             ("TARGET_ROLE_ARNS", "arn:aws:iam::*:role/aisoc"),
             ("TARGET_REGIONS", "Ireland"),
             ("CONTAINMENT_TAG", "blocklist"),
@@ -310,6 +330,8 @@ mod tests {
             "ASSUME_ROLE_EXTERNAL_ID: ",
             "PROTECTED_CIDRS: ",
             "ALLOW_PRIVATE_TARGETS: ",
+            "WRITE_BACK: ",
+            "SECURITY_HUB_REGIONS: ",
             "TARGET_ROLE_ARNS: ",
             "TARGET_REGIONS: ",
             "CONTAINMENT_TAG: ",

@@ -6,7 +6,7 @@ mod tests;
 
 use std::collections::HashMap;
 
-use actions::{Outcome, Request};
+use actions::{Asked, Outcome};
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
 use aws_support::metrics::MetricSink;
 use aws_support::{AwsError, Clock, Deadline};
@@ -19,15 +19,18 @@ use crate::block::audit::{Audit, Then};
 use crate::block::report;
 use crate::block::request::{Close, Delivery, Executor, Verdict};
 use crate::metrics::{self, Ending};
-use crate::ports::{Accounts, ActionsQueue, Blocks, ResultSink, Schedules};
+use crate::ports::{Accounts, ActionsQueue, Blocks, Findings, ResultSink, Schedules};
+use crate::writeback::WriteBack;
 
 /// The function, with what it works on.
 #[derive(Debug)]
-pub struct Containment<A, T, S, C, R, Q, M> {
+pub struct Containment<A, T, S, F, C, R, Q, M> {
     /// Whose metrics they are
     pub function_name: String,
-    /// Carries out requests
+    /// Carries out requests about addresses
     pub executor: Executor<A, T, S, C>,
+    /// Carries out requests about findings
+    pub write_back: WriteBack<F, C>,
     /// Where results go
     pub results: R,
     /// Where requests come from
@@ -39,8 +42,16 @@ pub struct Containment<A, T, S, C, R, Q, M> {
 /// A message that is not done with: it returns to its queue, and is retried later.
 struct RetryLater;
 
-impl<A: Accounts, T: Blocks, S: Schedules, C: Clock, R: ResultSink, Q: ActionsQueue, M: MetricSink>
-    Containment<A, T, S, C, R, Q, M>
+impl<A, T, S, F, C, R, Q, M> Containment<A, T, S, F, C, R, Q, M>
+where
+    A: Accounts,
+    T: Blocks,
+    S: Schedules,
+    F: Findings,
+    C: Clock,
+    R: ResultSink,
+    Q: ActionsQueue,
+    M: MetricSink,
 {
     /// Takes an SQS event, and answers with the messages to retry later; or one request, and answers with its result; or
     /// `{"mode":"audit"}` or `{"mode":"list_blocks"}`, and answers with a report. `invocation_id` names a bare request
@@ -269,8 +280,9 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock, R: ResultSink, Q: ActionsQu
     }
 
     async fn decide(&self, body: &str, other_id: &str, delivery: Delivery<'_>) -> Verdict {
-        match Request::read(body, other_id) {
-            Ok(request) => self.executor.execute(&request, delivery).await,
+        match Asked::read(body, other_id) {
+            Ok(Asked::Block(request)) => self.executor.execute(&request, delivery).await,
+            Ok(Asked::WriteBack(request)) => self.write_back.execute(&request, delivery.deadline).await,
             Err(rejection) => Verdict::Decided {
                 outcome: Box::new(Outcome::of_rejection(*rejection, self.executor.clock.stamp())),
                 close: None,
@@ -363,7 +375,7 @@ fn log(outcome: &Outcome, message_id: &str) {
     tracing::info!(
         message_id,
         request_id = outcome.request_id,
-        action = outcome.action,
+        capability = outcome.capability,
         target = outcome.target,
         status = outcome.status.as_str(),
         %result,

@@ -1,4 +1,5 @@
-//! Containment: `BLOCK_IP` and `ALLOW_IP` requests to EC2, and the audit that keeps what they asked for so.
+//! Containment: `BLOCK_IP` and `ALLOW_IP` requests to EC2, the audit that keeps what they asked for so, and verdicts to
+//! Security Hub.
 //!
 //! What it guarantees:
 //! - A request is answered once it is decided, and is retried later while it is not.
@@ -15,6 +16,7 @@ pub mod config;
 pub mod handler;
 pub mod metrics;
 pub mod ports;
+pub mod writeback;
 
 #[cfg(test)]
 mod simulation;
@@ -24,3 +26,4 @@ mod testing;
 pub use block::request::Executor;
 pub use config::Config;
 pub use handler::Containment;
+pub use writeback::WriteBack;

@@ -10,7 +10,8 @@ use containment::aws::actions_queue::SqsActionsQueue;
 use containment::aws::blocks::DynamoBlocks;
 use containment::aws::results::ResultsQueue;
 use containment::aws::scheduler::EventBridgeSchedules;
-use containment::{Config, Containment, Executor};
+use containment::aws::security_hub::SecurityHub;
+use containment::{Config, Containment, Executor, WriteBack};
 use lambda_runtime::{LambdaEvent, run, service_fn, tracing};
 use serde_json::value::RawValue;
 use tokio::sync::OnceCell;
@@ -41,6 +42,7 @@ type RealContainment = Containment<
     AwsAccounts,
     DynamoBlocks,
     EventBridgeSchedules,
+    SecurityHub,
     SystemClock,
     ResultsQueue,
     SqsActionsQueue,
@@ -52,11 +54,17 @@ async fn connect(config: Config) -> RealContainment {
     let sqs = aws_sdk_sqs::Client::new(&aws);
     let scheduler = aws_sdk_scheduler::Client::new(&aws);
     let table = aws_sdk_dynamodb::Client::new(&aws);
-    // Queues, table and schedules are the function's own; networks may be reached with a static key.
+    // Queues, table and schedules are the function's own; networks and Security Hub may be reached with a static key.
     let (networks, key) = with_static_credentials(&aws, config.static_credentials_secret_arn.as_deref());
     let sts = aws_sdk_sts::Client::new(&networks);
     Containment {
         function_name: config.function_name,
+        write_back: WriteBack {
+            region: config.region.clone(),
+            policy: config.write_back,
+            findings: SecurityHub::new(networks.clone(), key.clone()),
+            clock: SystemClock,
+        },
         executor: Executor {
             region: config.region,
             policy: config.policy,

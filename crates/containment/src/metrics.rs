@@ -1,7 +1,7 @@
 //! Metrics in CloudWatch's embedded metric format, one line for each request that is done with or retried later, and one
 //! for each place that was audited.
 
-use actions::{Outcome, Status};
+use actions::{Capability, Outcome, Status};
 use aws_support::metrics::line;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -18,30 +18,31 @@ pub enum Ending<'a> {
 }
 
 /// The metrics of one request. Exactly one of those that end in a status is 1; `Changed` is 1 where a rule or an entry
-/// was added or taken away, and `Enforced` where the target is kept out as read back.
+/// was added or taken away or a finding changed, and `Enforced` where the target is kept out as read back.
 #[must_use]
 pub fn of_request(ending: Ending<'_>, function: &str, now: Timestamp) -> Value {
     let (outcome, status) = match ending {
         Ending::Decided(outcome) => (outcome, Some(outcome.status)),
         Ending::Retried(outcome) => (outcome, None),
     };
-    // What a rejected request says may be anything, and each value would be a metric of its own.
-    let action = outcome
-        .action
-        .as_deref()
-        .filter(|action| ["BLOCK_IP", "ALLOW_IP", "AUDIT"].contains(action))
-        .unwrap_or("UNKNOWN");
+    // What a refused request says may be anything, and each value would be a metric of its own.
+    let capability = Capability::REQUESTED
+        .into_iter()
+        .chain([Capability::Audit])
+        .map(Capability::as_str)
+        .find(|name| *name == outcome.capability)
+        .unwrap_or("unknown");
     let count = |name, is_so: bool| (name, "Count", json!(u8::from(is_so)));
     let metrics = [
         count("RequestsSucceeded", status == Some(Status::Succeeded)),
-        count("RequestsRejected", status == Some(Status::Rejected)),
+        count("RequestsBlocked", status == Some(Status::Blocked)),
         count("RequestsFailed", status == Some(Status::Failed)),
         count("RequestsSimulated", status == Some(Status::Simulated)),
         count("RequestsRetried", status.is_none()),
         count("Changed", outcome.changed),
         count("Enforced", outcome.enforced),
     ];
-    line(now, function, &[("Action", action)], &metrics)
+    line(now, function, &[("Capability", capability)], &metrics)
 }
 
 /// The metrics of a whole audit: `AuditsSucceeded` is 1 where it looked everywhere, and 0 otherwise. Its absence is how an

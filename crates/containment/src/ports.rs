@@ -8,6 +8,7 @@ use actions::block::fault::KnownFault;
 use actions::block::tags::RecordedRule;
 use actions::block::{Group, Schedule};
 use actions::policy::Tag;
+use actions::writeback::{Finding, FindingKey, Update};
 use actions::{Block, IngressRule, NetworkAcl, Outcome, Seen, Step, Target};
 use aws_support::{AwsError, Deadline};
 use aws_text::{Region, RoleArn, SecurityGroupId};
@@ -209,6 +210,40 @@ pub trait Schedules {
     /// # Errors
     /// Unless it is confirmed that it is gone.
     fn delete(&self, name: &str, deadline: &Deadline) -> impl Future<Output = Result<(), AwsError>>;
+}
+
+/// The findings of Security Hub.
+pub trait Findings {
+    /// The findings with this id: several where several products have one.
+    fn find(
+        &self,
+        region: &Region,
+        key: &FindingKey,
+        deadline: &Deadline,
+    ) -> impl Future<Output = Result<Vec<Finding>, AwsError>>;
+
+    /// Changes the one finding with this id, whose product is then known.
+    ///
+    /// # Errors
+    /// Unless it is confirmed that it is changed, or that there is no such finding.
+    fn update(
+        &self,
+        region: &Region,
+        key: &FindingKey,
+        update: &Update,
+        deadline: &Deadline,
+    ) -> impl Future<Output = Result<Updated, AwsError>>;
+
+    /// Drops the cached credentials, so that the next call gets new ones.
+    fn forget(&self) -> impl Future<Output = ()>;
+}
+
+/// What became of [`Findings::update`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Updated {
+    Yes,
+    /// The finding is gone
+    NoSuchFinding,
 }
 
 /// Takes results.

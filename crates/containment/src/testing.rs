@@ -10,7 +10,8 @@ use actions::block::network_acl::{Effect, Entry, RuleNumbers, protocol_number};
 use actions::block::tags::{RecordTags, RecordedRule};
 use actions::block::{DenyEntry, Group, Schedule, Seen};
 use actions::policy::{Places, Tag};
-use actions::{Block, Enforcement, IngressRule, NetworkAcl, Outcome, Policy, Step};
+use actions::writeback::{Finding, FindingKey, Product, UPDATED_BY, Update};
+use actions::{Block, Enforcement, IngressRule, NetworkAcl, Outcome, Policy, Step, writeback};
 use aws_support::metrics::MetricSink;
 use aws_support::{AwsError, Clock, Deadline, ErrorKind};
 use aws_text::{Region, RoleArn, SecurityGroupId};
@@ -23,10 +24,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::aws::ec2::ENTRY_LIMIT;
 use crate::ports::{
-    Accounts, ActionsQueue, Begun, Blocks, Change, Contents, Lease, ListRule, Network, Purpose, Read, ResultSink,
-    Schedules, Survey, View,
+    Accounts, ActionsQueue, Begun, Blocks, Change, Contents, Findings, Lease, ListRule, Network, Purpose, Read,
+    ResultSink, Schedules, Survey, Updated, View,
 };
-use crate::{Containment, Executor};
+use crate::{Containment, Executor, WriteBack};
 
 /// A client of an SDK crate that answers as the rules say, whichever matches; with the SDK's own retries.
 macro_rules! mock_client {
@@ -97,6 +98,11 @@ pub(crate) struct World {
     /// Entries an ACL can hold
     pub(crate) quota: Cell<usize>,
     pub(crate) own_addresses: RefCell<Vec<(std::net::IpAddr, String)>>,
+    /// What Security Hub holds, by id
+    pub(crate) findings: RefCell<BTreeMap<String, Vec<Finding>>>,
+    /// What reads of Security Hub show instead, this often
+    pub(crate) stale_findings: RefCell<Vec<Vec<Finding>>>,
+    pub(crate) writes_back: Cell<bool>,
     pub(crate) policy: RefCell<Policy>,
     /// Each strikes one call
     pub(crate) call_faults: RefCell<Vec<CallFault>>,
@@ -184,6 +190,9 @@ impl Default for World {
             faults: RefCell::default(),
             quota: Cell::new(20),
             own_addresses: RefCell::default(),
+            findings: RefCell::default(),
+            stale_findings: RefCell::default(),
+            writes_back: Cell::new(true),
             policy: RefCell::new(Policy {
                 protected: vec![],
                 allow_private: false,
@@ -334,7 +343,16 @@ impl World {
 
     /// Calls that change a network or a schedule.
     pub(crate) fn writes(&self) -> Vec<String> {
-        self.calls_of(&["authorize", "revoke", "retag", "add", "remove", "put", "delete"])
+        self.calls_of(&[
+            "authorize",
+            "revoke",
+            "retag",
+            "add",
+            "remove",
+            "put",
+            "delete",
+            "update",
+        ])
     }
 
     /// The deny entries of a network ACL but the final one: number and source.
@@ -399,7 +417,9 @@ impl World {
     }
 
     /// The function, working on this.
-    pub(crate) fn containment(&self) -> Containment<&World, &World, &World, WorldClock, &World, &World, &World> {
+    pub(crate) fn containment(
+        &self,
+    ) -> Containment<&World, &World, &World, &World, WorldClock, &World, &World, &World> {
         Containment {
             function_name: "containment".to_owned(),
             executor: Executor {
@@ -408,6 +428,15 @@ impl World {
                 accounts: self,
                 table: self,
                 schedules: self,
+                clock: self.clock(),
+            },
+            write_back: WriteBack {
+                region: "us-east-1".parse().unwrap(),
+                policy: writeback::Policy {
+                    is_enabled: self.writes_back.get(),
+                    regions: vec!["us-east-1".parse().unwrap()],
+                },
+                findings: self,
                 clock: self.clock(),
             },
             results: self,
@@ -462,7 +491,7 @@ impl World {
 }
 
 pub(crate) fn body(id: &str, action: &str, group: &str) -> Value {
-    json!({"request_id": id, "action": action, "target": "203.0.113.7", "params": {"aws_security_group_id": group}})
+    json!({"request_id": id, "capability": action, "target": "203.0.113.7", "params": {"aws_security_group_id": group}})
 }
 
 /// The answer, or the error in its place.
@@ -830,6 +859,57 @@ impl Schedules for &World {
         let lost = self.call("delete", name).await?;
         self.schedules.borrow_mut().remove(name);
         answered(lost, ())
+    }
+}
+
+impl Findings for &World {
+    async fn find(&self, region: &Region, key: &FindingKey, _: &Deadline) -> Result<Vec<Finding>, AwsError> {
+        let lost = self.call("find", &format!("{region} {}", key.id)).await?;
+        if !self.stale_findings.borrow().is_empty() {
+            return answered(lost, self.stale_findings.borrow_mut().remove(0));
+        }
+        let findings = self.findings.borrow();
+        let found = findings.get(&key.id).cloned().unwrap_or_default();
+        let is_of = |finding: &Finding| match &key.product {
+            Product::Asff(Some(arn)) => finding.product_arn.as_ref() == Some(arn),
+            Product::Asff(None) | Product::Ocsf(_) => true,
+        };
+        answered(lost, found.into_iter().filter(is_of).collect())
+    }
+
+    async fn update(
+        &self,
+        region: &Region,
+        key: &FindingKey,
+        update: &Update,
+        _: &Deadline,
+    ) -> Result<Updated, AwsError> {
+        let lost = self.call("update", &format!("{region} {}", key.id)).await?;
+        let mut findings = self.findings.borrow_mut();
+        let mut found = findings.get_mut(&key.id).into_iter().flatten();
+        let finding = match &key.product {
+            Product::Asff(arn) => found.find(|finding| finding.product_arn == *arn),
+            Product::Ocsf(_) => found.next(),
+        };
+        let Some(finding) = finding else {
+            return answered(lost, Updated::NoSuchFinding);
+        };
+        finding.note = Some(update.note.clone());
+        if let Product::Ocsf(_) = key.product {
+            finding.status_id = Some(update.verdict.status_id());
+        } else {
+            finding.workflow_status = Some(update.verdict.workflow_status().to_owned());
+            finding.updated_by = Some(UPDATED_BY.to_owned());
+            finding.fields.clone_from(&update.fields);
+            if let Some(state) = update.verdict.verification_state() {
+                finding.verification_state = Some(state.to_owned());
+            }
+        }
+        answered(lost, Updated::Yes)
+    }
+
+    async fn forget(&self) {
+        *self.forgotten.borrow_mut() += 1;
     }
 }
 

@@ -33,8 +33,8 @@ pub struct File {
 pub fn files() -> Vec<File> {
     vec![
         file::<asff::Event<'_>>("event", "Event"),
-        file::<actions::wire::Request>("request", "Containment request"),
-        file::<actions::Outcome>("result", "Containment result"),
+        file::<actions::wire::Request>("request", "Request"),
+        file::<actions::Outcome>("result", "Result"),
         file::<poller::input::wire::PollInput>("poll-input", "Input of the poller"),
         file::<poller::report::PollReport>("poll-report", "Report of a poll"),
         file::<poller::report::ConnectionReport>("connection-report", "Report of a connection test"),

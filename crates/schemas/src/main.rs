@@ -4,7 +4,7 @@
 use std::io::{self, BufRead, Write};
 use std::{env, fs};
 
-use actions::Request;
+use actions::Asked;
 use serde_json::{Value, json};
 
 fn main() -> io::Result<()> {
@@ -21,7 +21,7 @@ fn main() -> io::Result<()> {
 
 fn read(requests: &mut impl BufRead, answers: &mut impl Write) -> io::Result<()> {
     for request in requests.lines() {
-        let refusal = Request::read(&request?, "")
+        let refusal = Asked::read(&request?, "")
             .err()
             .map_or(Value::Null, |rejection| json!(rejection.refusal.message));
         writeln!(answers, "{refusal}")?;

@@ -2,7 +2,8 @@
 
 What it adds stands in this package and nowhere else:
 
-- `security_hub`: GetFindings with filters, order, paging and "not subscribed"; findings keep their text.
+- `security_hub`: GetFindings with filters, order, paging and "not subscribed"; BatchUpdateFindings; what V2 has of
+  both. Findings keep their text.
 - `dynamodb`: one call after the other, transactions with a token.
 - `ec2`: dry runs, quotas and errors of network ACL entries; quotas, tags and revocation of security group rules;
   addresses of network interfaces.

@@ -13,6 +13,7 @@ Its own routes, beside moto's `/moto-api/reset`:
 - `GET /standin/used-rights`: the rights of roles and users that were used since the last reset, see `iam`.
 - `POST /standin/lag`: reads of a `service` lag behind its writes from now on, for so many `reads` if given, see `lag`.
 - `DELETE /standin/lag`: all services have caught up.
+- `POST /standin/ocsf`: a finding of Security Hub (V2), which then is in the default account and `?region`.
 - `POST /standin/settings`: an object of fields of `Settings`, here and in `ec2`, `security_hub` and `sts`. Those not
   named go back to their defaults.
 - `POST /standin/reset`: forgets calls, faults, settings and everything moto holds.
@@ -42,6 +43,9 @@ from . import ec2, iam, lag, model_check, reset, security_hub, sts
 _REST_OPERATIONS = {
     ("securityhub", "POST", "/findings"): "GetFindings",
     ("securityhub", "POST", "/findings/import"): "BatchImportFindings",
+    ("securityhub", "PATCH", "/findings/batchupdate"): "BatchUpdateFindings",
+    ("securityhub", "POST", "/findingsv2"): "GetFindingsV2",
+    ("securityhub", "PATCH", "/findingsv2/batchupdatev2"): "BatchUpdateFindingsV2",
     ("securityhub", "POST", "/accounts"): "EnableSecurityHub",
     ("scheduler", "POST", "/schedules/*"): "CreateSchedule",
     ("scheduler", "GET", "/schedules/*"): "GetSchedule",
@@ -283,6 +287,9 @@ class Front:
                 return Response(status=204)
             case ("DELETE", "/standin/lag"):
                 lag.current.clear()
+                return Response(status=204)
+            case ("POST", "/standin/ocsf"):
+                security_hub.put_ocsf(get_account_id_from(""), request.args["region"], request.get_data().decode())
                 return Response(status=204)
             case ("POST", "/standin/settings"):
                 with self._lock:

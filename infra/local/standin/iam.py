@@ -75,9 +75,10 @@ def _any(compare: Callable[[str, str], bool]) -> Callable[[list[str], list[str]]
 
 
 # By operator, whether the values of a key in the request satisfy those of the policy. A key that the request lacks has
-# no values: that satisfies the negated operators, ForAllValues, and Null with "true".
+# no values: that satisfies the negated operators, IfExists, ForAllValues, and Null with "true".
 _OPERATORS: dict[str, Callable[[list[str], list[str]], bool]] = {
     "StringEquals": _any(str.__eq__),
+    "StringEqualsIfExists": lambda have, want: not have or _any(str.__eq__)(have, want),
     "StringLike": _any(matches),
     "ArnEquals": _any(arn_matches),
     "ArnLike": _any(arn_matches),
@@ -217,7 +218,7 @@ def _needs(call: Any) -> list[Need] | None:
         "ec2": _of_ec2,
         "scheduler": _of_scheduler,
         "secretsmanager": lambda call: [Need(f"secretsmanager:{call.operation}", json.loads(call.body)["SecretId"])],
-        "securityhub": lambda call: [Need(f"securityhub:{call.operation}", _arn(call, "hub/default"))],
+        "securityhub": _of_security_hub,
         "sqs": _of_sqs,
         "sts": _of_sts,
     }.get(call.service)
@@ -253,6 +254,32 @@ def _of_dynamodb(call: Any) -> list[Need]:
         return [need(call.operation, table) for table in body["RequestItems"]]
     index = f"/index/{body['IndexName']}" if "IndexName" in body else ""
     return [need(call.operation, body["TableName"] + index)]
+
+
+def _of_security_hub(call: Any) -> list[Need]:
+    # Operations of V2 are authorised by the rights of their elders (the API reference says so of each).
+    action = f"securityhub:{call.operation.removesuffix('V2')}"
+    context: Context = {}
+    if call.operation.startswith("BatchUpdateFindings"):
+        syntax = "OCSF" if call.operation.endswith("V2") else "ASFF"
+        for path, value in _leaves(json.loads(call.body)):
+            context.setdefault(f"securityhub:{syntax}SyntaxPath/{path}", []).append(value)
+    return [Need(action, _arn(call, "hub/default"), context)]
+
+
+def _leaves(request: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The fields that a request sets, and their values, as IAM's condition keys name them."""
+    for name, value in request.items():
+        if name in ("FindingIdentifiers", "MetadataUids"):
+            continue
+        if name == "UserDefinedFields":
+            for key, text in value.items():
+                yield f"{name}.key", key
+                yield f"{name}.value", text
+        elif isinstance(value, dict):
+            yield from ((f"{name}.{inner}", str(leaf)) for inner, leaf in value.items())
+        else:
+            yield from ((name, str(leaf)) for leaf in as_list(value))
 
 
 _SQS_ACTIONS = {

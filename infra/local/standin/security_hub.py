@@ -1,4 +1,5 @@
-"""Security Hub's GetFindings and BatchImportFindings as AWS has them, over moto's backends.
+"""Security Hub's GetFindings, BatchImportFindings and BatchUpdateFindings as AWS has them, over moto's backends; and of
+the V2 operations GetFindingsV2 and BatchUpdateFindingsV2, as far as verdicts need them.
 
 moto ignores Filters and SortCriteria, does not ask whether Security Hub is enabled, and gives findings out as its own
 JSON. Here a finding keeps the text it was imported with, so that a test can compare what left the connector with what
@@ -14,8 +15,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from moto.securityhub import urls
 from moto.securityhub.exceptions import SecurityHubClientError
-from moto.securityhub.models import SecurityHubBackend
+from moto.securityhub.models import SecurityHubBackend, securityhub_backends
 from moto.securityhub.responses import SecurityHubResponse
 
 MAX_PAGE_SIZE = 100
@@ -32,6 +34,10 @@ class Settings:
     """A finding shows only after this many further calls of GetFindings: AWS is eventually consistent"""
     rate_limit: bool = False
     """GetFindings is limited as AWS limits it"""
+    update_arrival: int = 0
+    """What BatchUpdateFindings changes shows only after this many further calls of GetFindings"""
+    unprocessed: str = ""
+    """BatchUpdateFindings changes nothing, and names each finding as unprocessed with this error code"""
 
 
 settings = Settings()
@@ -83,6 +89,8 @@ class Finding:
     def __init__(self, raw: str):
         self.raw = raw
         self.shows_after = 0
+        self.before: Finding | None = None
+        """What shows until this does"""
         value = json.loads(raw)
         self.value: dict[str, Any] = value if isinstance(value, dict) else {}
         self.updated_at = _instant(self.get("UpdatedAt"))
@@ -92,6 +100,17 @@ class Finding:
         for name in path:
             value = value.get(name) if isinstance(value, dict) else None
         return value if isinstance(value, str) else None
+
+    def shown(self, calls: int) -> "Finding | None":
+        """What so many calls of GetFindings show of it."""
+        if self.shows_after < calls:
+            return self
+        return self.before.shown(calls) if self.before else None
+
+    def updated(self, members: dict[str, Any]) -> "Finding":
+        """With other members; the text of all others stays as it is."""
+        raw = {**raw_members(self.raw), **{name: json.dumps(value) for name, value in members.items()}}
+        return Finding("{" + ", ".join(f"{json.dumps(name)}: {text}" for name, text in raw.items()) + "}")
 
     @property
     def identity(self) -> Any:
@@ -118,6 +137,7 @@ _STRING_FILTERS: dict[str, Callable[[Finding], str | None]] = {
     "ProductName": lambda f: f.get("ProductName"),
     "AwsAccountId": lambda f: f.get("AwsAccountId"),
     "Id": lambda f: f.get("Id"),
+    "ProductArn": lambda f: f.get("ProductArn"),
 }
 _ANY_OF = {
     "EQUALS": lambda have, want: have == want,
@@ -189,6 +209,7 @@ def _hub(backend: SecurityHubBackend) -> Any:
     """The findings and open page tokens of a region, kept in moto's backend so that moto's reset clears them."""
     if not hasattr(backend, "standin_findings"):
         backend.standin_findings = {}
+        backend.standin_ocsf = {}
         backend.standin_tokens = {}
         backend.standin_calls = 0
         backend.standin_bucket = (BURST, time.monotonic())
@@ -220,7 +241,7 @@ def _get_findings(self: SecurityHubResponse) -> str:
             raise _invalid_input("NextToken is not one of this query: filters and order must stay the same")
     else:
         accepts = _predicate(asked[0])
-        shown = (finding for finding in hub.standin_findings.values() if finding.shows_after < hub.standin_calls)
+        shown = filter(None, (finding.shown(hub.standin_calls) for finding in hub.standin_findings.values()))
         rest = [finding for finding in shown if accepts(finding)]
         order = _order(asked[1])
         if order:
@@ -243,7 +264,80 @@ def _batch_import_findings(self: SecurityHubResponse) -> str:
     return json.dumps({"FailedCount": 0, "SuccessCount": len(findings), "FailedFindings": []})
 
 
+def _batch_update_findings(self: SecurityHubResponse) -> str:
+    hub = _hub(self.securityhub_backend)
+    request = json.loads(self.body)
+    members = {name: value for name, value in request.items() if name != "FindingIdentifiers"}
+    if "Note" in members:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        members["Note"] = {**members["Note"], "UpdatedAt": now}
+    processed, unprocessed = [], []
+    for identifier in request["FindingIdentifiers"]:
+        identity = (identifier["ProductArn"], identifier["Id"])
+        found = hub.standin_findings.get(identity)
+        code = settings.unprocessed or ("" if found else "FindingNotFound")
+        if code:
+            error = {"ErrorCode": code, "ErrorMessage": f"the finding was not updated: {code}"}
+            unprocessed.append({"FindingIdentifier": identifier, **error})
+            continue
+        changed = found.updated(members)
+        changed.before = found
+        changed.shows_after = hub.standin_calls + settings.update_arrival
+        hub.standin_findings[identity] = changed
+        processed.append(identifier)
+    return json.dumps({"ProcessedFindings": processed, "UnprocessedFindings": unprocessed})
+
+
+def _get_findings_v2(self: SecurityHubResponse) -> str:
+    """Of one `metadata.uid`; another query is an error."""
+    hub = _hub(self.securityhub_backend)
+    try:
+        (composite,) = json.loads(self.body)["Filters"]["CompositeFilters"]
+        (asked,) = composite["StringFilters"]
+        if (asked["FieldName"], asked["Filter"]["Comparison"]) != ("metadata.uid", "EQUALS"):
+            raise ValueError(asked)
+    except (KeyError, ValueError):
+        message = "the stand-in finds findings of V2 by their metadata.uid only"
+        raise SecurityHubClientError("ValidationException", message) from None
+    found = hub.standin_ocsf.get(asked["Filter"]["Value"])
+    return '{"Findings": [' + (found or "") + "]}"
+
+
+_OCSF_STATUSES = {1: "New", 2: "In Progress", 3: "Suppressed", 4: "Resolved", 5: "Archived"}
+
+
+def _batch_update_findings_v2(self: SecurityHubResponse) -> str:
+    hub = _hub(self.securityhub_backend)
+    request = json.loads(self.body)
+    processed, unprocessed = [], []
+    for uid in request["MetadataUids"]:
+        found = hub.standin_ocsf.get(uid)
+        code = settings.unprocessed or ("" if found else "ResourceNotFoundException")
+        if code:
+            unprocessed.append({"MetadataUid": uid, "ErrorCode": code, "ErrorMessage": "the finding was not updated"})
+            continue
+        members = {}
+        if "StatusId" in request:
+            members = {"status_id": request["StatusId"], "status": _OCSF_STATUSES[request["StatusId"]]}
+        if "Comment" in request:
+            members["comment"] = request["Comment"]
+        hub.standin_ocsf[uid] = Finding(found).updated(members).raw
+        processed.append({"MetadataUid": uid})
+    return json.dumps({"ProcessedFindings": processed, "UnprocessedFindings": unprocessed})
+
+
+def put_ocsf(account: str, region: str, text: str) -> None:
+    """A finding of V2. No public operation imports one."""
+    hub = _hub(securityhub_backends[account][region])
+    hub.standin_ocsf[json.loads(text)["metadata"]["uid"]] = text
+
+
 def install() -> None:
     """Puts this module's answers in the place of moto's."""
+    for path in ("findings/batchupdate", "findingsv2", "findingsv2/batchupdatev2"):
+        urls.url_paths[f"{{0}}/{path}$"] = SecurityHubResponse.dispatch
+    SecurityHubResponse.batch_update_findings = _batch_update_findings
+    SecurityHubResponse.get_findings_v2 = _get_findings_v2
+    SecurityHubResponse.batch_update_findings_v2 = _batch_update_findings_v2
     SecurityHubResponse.get_findings = _get_findings
     SecurityHubResponse.batch_import_findings = _batch_import_findings

@@ -62,7 +62,7 @@ class Audits:
         place = report["places"][0]
         assert (place["role_arn"], place["region"]) == (None, "us-east-1")
         told = results(self._aws, self._queue)
-        assert {result["action"] for result in told} <= {"AUDIT"}
+        assert {result["capability"] for result in told} <= {"audit"}
         return {name: place[name] for name, fine in FINE.items() if place[name] != fine}, told
 
     def assert_silent(self, **left: int) -> None:
@@ -142,8 +142,8 @@ def test_an_allow_before_the_deny_gets_a_deny_before_it(
     put_entry(ec2, acl, 1, "203.0.113.0/24", action="allow")
     found, (told,) = audit()
     assert found == {"blocks_not_enforced": 1}
-    assert (told["status"], told["error"]["code"]) == ("failed", "block_not_enforced")
-    assert acl in told["error"]["message"]
+    assert (told["status"], told["details"]["error"]["code"]) == ("failed", "block_not_enforced")
+    assert acl in told["details"]["error"]["message"]
     (listed,) = containment.invoke({"mode": "list_blocks"})["blocks"]
     assert listed["enforced"] is False
     audit.assert_silent(blocks_not_enforced=1)
@@ -179,7 +179,7 @@ def test_the_rules_come_back_when_a_list_is_detached(
     interface = attach(ec2, group)
     found, (told,) = audit()
     assert found == {"block_lists_in_use": 1, "rules_revoked": 1}
-    assert (told["status"], told["error"]["code"]) == ("failed", "group_in_use")
+    assert (told["status"], told["details"]["error"]["code"]) == ("failed", "group_in_use")
     audit.assert_silent(block_lists_in_use=1)
     ec2.delete_network_interface(NetworkInterfaceId=interface)
     found, told_over = audit()
@@ -199,7 +199,7 @@ def test_a_list_that_gets_its_tag_back_is_over(
     _delete_entry(ec2, acl, group)
     found, told = audit()
     assert found == {"block_lists": 0, "block_lists_lost": 1, "blocks_restored": 1}
-    assert sorted((t["status"], (t["error"] or {}).get("code")) for t in told) == [
+    assert sorted((t["status"], t["details"].get("error", {}).get("code")) for t in told) == [
         ("failed", "block_list_lost"),
         ("succeeded", None),
     ]

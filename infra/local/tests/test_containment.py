@@ -120,7 +120,7 @@ def test_each_kind_of_target(
     deny = (1, source, {"tcp": "6"}.get(protocol, protocol), tuple(ports) if protocol == "tcp" else None)
     assert denied(ec2, default_acl(ec2)) == [deny]
     assert containment.invoke(request)["changed"] is False
-    assert containment.invoke({**request, "action": "allow_ip"})["changed"] is True
+    assert containment.invoke({**request, "capability": "allow_ip"})["changed"] is True
     assert ingress(ec2, group) == []
     assert denied(ec2, default_acl(ec2)) == []
 
@@ -145,8 +145,8 @@ def test_another_region(aws: local.StandIn, containment: local.Function) -> None
 @EVERYWHERE
 def test_a_group_of_another_region_is_not_found(event: Callable[[str], str], containment: local.Function) -> None:
     answer = containment.invoke(event("block-ip-other-region"))
-    assert (answer["status"], answer["error"]["code"]) == ("failed", "group_not_found")
-    assert "params.aws_region" in answer["error"]["remedy"]
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "group_not_found")
+    assert "params.aws_region" in answer["details"]["error"]["remedy"]
 
 
 def test_another_account_by_assuming_a_role_once(aws: local.StandIn, containment: local.Function) -> None:
@@ -157,7 +157,7 @@ def test_another_account_by_assuming_a_role_once(aws: local.StandIn, containment
     answer = containment.invoke(request)
     assert (answer["status"], answer["details"]["account_id"]) == ("succeeded", OTHER_ACCOUNT)
     assert ingress(theirs, group) == [("203.0.113.45/32", "tcp", 0, 65535)]
-    assert containment.invoke({**request, "action": "ALLOW_IP"})["changed"] is True
+    assert containment.invoke({**request, "capability": "allow_ip"})["changed"] is True
     assert ingress(theirs, group) == []
     assert operations(aws, "sts").count("AssumeRole") - before == 1
 
@@ -167,8 +167,8 @@ def test_a_role_that_cannot_be_assumed(
 ) -> None:
     aws.fail({"service": "sts", "operation": "AssumeRole", "code": "AccessDenied", "status": 403, "times": 9})
     answer = containment.invoke(event("block-ip-cross-account"))
-    assert (answer["status"], answer["error"]["code"]) == ("failed", "access_denied")
-    assert "sts:AssumeRole" in answer["error"]["remedy"]
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "access_denied")
+    assert "sts:AssumeRole" in answer["details"]["error"]["remedy"]
     assert writes(aws) == []
 
 
@@ -197,8 +197,8 @@ def test_a_group_that_is_attached_gets_no_rule(
 ) -> None:
     interface = attach(ec2, group)
     answer = containment.invoke(event("block-ip"))
-    assert (answer["status"], answer["error"]["code"]) == ("rejected", "group_in_use")
-    assert interface in answer["error"]["message"]
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("blocked", "group_in_use")
+    assert interface in answer["details"]["error"]["message"]
     assert writes(aws) == []
 
 
@@ -208,8 +208,8 @@ def test_a_group_that_is_not_enrolled_is_left_alone(
 ) -> None:
     group = block_list(ec2, tags={})
     answer = containment.invoke(local.event(name).replace(EVENT_GROUP, group))
-    assert (answer["status"], answer["error"]["code"]) == ("rejected", "group_not_enrolled")
-    assert "aisoc:containment=blocklist" in answer["error"]["remedy"]
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("blocked", "group_not_enrolled")
+    assert "aisoc:containment=blocklist" in answer["details"]["error"]["remedy"]
     assert writes(aws) == []
 
 
@@ -218,7 +218,7 @@ def test_a_default_group_gets_no_rule(aws: local.StandIn, ec2: Any, containment:
     default = ec2.describe_security_groups(Filters=filters)["SecurityGroups"][0]["GroupId"]
     ec2.create_tags(Resources=[default], Tags=[{"Key": "aisoc:containment", "Value": "blocklist"}])
     answer = containment.invoke(local.event("block-ip").replace(EVENT_GROUP, default))
-    assert (answer["status"], answer["error"]["code"]) == ("rejected", "group_not_enrolled")
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("blocked", "group_not_enrolled")
     assert writes(aws) == ["CreateTags"]
 
 
@@ -236,11 +236,11 @@ def test_a_check_that_cannot_be_made_changes_nothing(
         denial = {"service": "ec2", "operation": operation, "code": "UnauthorizedOperation", "status": 403}
         aws.fail({**denial, "times": 9})
         answer = containment.invoke(event("block-ip"))
-        assert (answer["status"], answer["error"]["code"]) == ("failed", "access_denied")
-        assert f"ec2:{operation}" in answer["error"]["remedy"]
+        assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "access_denied")
+        assert f"ec2:{operation}" in answer["details"]["error"]["remedy"]
         aws.fail({"service": "ec2", "operation": operation, "code": "RequestLimitExceeded", "status": 503, "times": 9})
         answer = containment.invoke(event("block-ip"))
-        assert (answer["status"], answer["error"]["code"], answer["error"]["retryable"]) == (
+        assert (answer["status"], answer["details"]["error"]["code"], answer["details"]["error"]["retryable"]) == (
             "failed",
             "throttled",
             True,
@@ -258,7 +258,13 @@ def test_a_check_that_cannot_be_made_changes_nothing(
         ("bad-missing-request-id", "invalid_request", "request_id is missing"),
         ("bad-missing-group", "invalid_request", "params.aws_security_group_id is missing"),
         ("bad-unknown-member", "invalid_request", "params.aws_form_port is not known"),
-        ("bad-action", "invalid_request", 'action must be "BLOCK_IP" or "ALLOW_IP", not "DROP_IP"'),
+        ("bad-capability", "invalid_request", 'capability must be "block_ip", "allow_ip", "update_alert_disposition"'),
+        ("bad-capabilities-differ", "invalid_request", "capability and action must agree where both stand"),
+        ("bad-vendor", "invalid_request", 'vendor_id must be "aws_security_hub" or "aws_security_groups", not "panos"'),
+        ("bad-auth-config", "invalid_request", "auth_config must be null or {}: credentials do not travel"),
+        ("bad-credentials-in-params", "invalid_request", "params.aws_secret_access_key must be left out: credentials"),
+        ("bad-two-names", "invalid_request", "params.aws_protocol and params.protocol must agree"),
+        ("bad-port-and-ports", "invalid_request", "params.port stands for params.aws_from_port"),
         ("bad-ports-reversed", "invalid_request", "params.aws_from_port must be no greater than params.aws_to_port"),
         (
             "bad-port-too-high",
@@ -302,9 +308,11 @@ def test_a_bad_request_is_answered_with_what_to_change_and_calls_nothing(
 ) -> None:
     calls = len(operations(aws, "ec2"))
     answer = containment.invoke(event(name))
-    assert (answer["status"], answer["changed"], answer["error"]["code"]) == ("rejected", False, code)
-    assert part in answer["error"]["message"]
-    assert answer["error"]["remedy"]
+    status = "failed" if code == "invalid_request" else "blocked"
+    assert (answer["status"], answer["changed"], answer["details"]["error"]["code"]) == (status, False, code)
+    assert answer["error"] == answer["details"]["error"]["message"]
+    assert part in answer["details"]["error"]["message"]
+    assert answer["details"]["error"]["remedy"]
     assert answer["request_id"]
     assert results(aws, results_queue) == [answer]
     assert len(operations(aws, "ec2")) == calls
@@ -341,8 +349,8 @@ def test_a_bad_message_costs_no_other_and_is_answered_under_its_own_id(
     assert containment.invoke(event("sqs-bad-not-json")) == {"batchItemFailures": []}
     assert containment.invoke(event("sqs-bad-among-good")) == {"batchItemFailures": []}
     not_json, null, good = results(aws, results_queue)
-    assert (not_json["request_id"], not_json["status"]) == ("00000000-0000-4000-8000-000000000001", "rejected")
-    assert (null["request_id"], null["status"]) == ("00000000-0000-4000-8000-000000000001", "rejected")
+    assert (not_json["request_id"], not_json["status"]) == ("00000000-0000-4000-8000-000000000001", "failed")
+    assert (null["request_id"], null["status"]) == ("00000000-0000-4000-8000-000000000001", "failed")
     assert (good["request_id"], good["status"]) == ("good", "succeeded")
     assert len(ingress(ec2, group)) == 1
 
@@ -386,7 +394,11 @@ def test_an_undecided_bare_request_says_that_it_can_be_retried(
         }
     )
     answer = containment.invoke(event("block-ip"))
-    assert (answer["status"], answer["error"]["code"], answer["error"]["retryable"]) == ("failed", "unreachable", True)
+    assert (answer["status"], answer["details"]["error"]["code"], answer["details"]["error"]["retryable"]) == (
+        "failed",
+        "unreachable",
+        True,
+    )
     assert results(aws, results_queue) == []
 
 
@@ -398,7 +410,7 @@ def test_a_full_group_is_a_failure_for_good(
     )
     assert containment.invoke(event("sqs-block-ip")) == {"batchItemFailures": []}
     (answer,) = results(aws, results_queue)
-    assert (answer["status"], answer["error"]["code"]) == ("failed", "rule_limit_reached")
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "rule_limit_reached")
 
 
 def test_a_result_that_cannot_be_sent_hands_its_message_back(
@@ -413,8 +425,8 @@ def test_a_result_that_cannot_be_sent_hands_its_message_back(
 
 def test_a_protected_block_of_the_settings(event: Callable[[str], str], containment: local.Function) -> None:
     answer = containment.invoke(event("block-ip").replace("203.0.113.45", "192.0.2.9"))
-    assert answer["error"]["code"] == "protected_target"
-    assert "PROTECTED_CIDRS" in answer["error"]["remedy"]
+    assert answer["details"]["error"]["code"] == "protected_target"
+    assert "PROTECTED_CIDRS" in answer["details"]["error"]["remedy"]
 
 
 def test_without_a_results_queue_the_answer_stands_in_the_log(

@@ -29,19 +29,19 @@ TARGET = "203.0.113.45"
 
 
 def request(request_id: str, action: str, **more: Any) -> dict[str, Any]:
-    return {"request_id": request_id, "action": action, "target": TARGET, **more}
+    return {"request_id": request_id, "capability": action, "target": TARGET, **more}
 
 
 EXPIRING = {"expires_after_seconds": 3600}
 # What was done before, then the request, each with its parameters.
 HISTORIES: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
-    "a block": [(request("r-1", "BLOCK_IP"), {})],
-    "a block that ends": [(request("r-1", "BLOCK_IP"), EXPIRING)],
-    "a block again, without an end": [(request("r-1", "BLOCK_IP"), EXPIRING), (request("r-2", "BLOCK_IP"), {})],
-    "a lift": [(request("r-1", "BLOCK_IP"), EXPIRING), (request("r-2", "ALLOW_IP"), {})],
+    "a block": [(request("r-1", "block_ip"), {})],
+    "a block that ends": [(request("r-1", "block_ip"), EXPIRING)],
+    "a block again, without an end": [(request("r-1", "block_ip"), EXPIRING), (request("r-2", "block_ip"), {})],
+    "a lift": [(request("r-1", "block_ip"), EXPIRING), (request("r-2", "allow_ip"), {})],
     "the end of a block": [
-        (request("r-1", "BLOCK_IP"), EXPIRING),
-        (request("expiry:r-1", "ALLOW_IP", only_if_blocked_by="r-1"), {}),
+        (request("r-1", "block_ip"), EXPIRING),
+        (request("expiry:r-1", "allow_ip", only_if_blocked_by="r-1"), {}),
     ],
 }
 
@@ -147,7 +147,7 @@ def undisturbed(aws: local.StandIn, history: list[tuple[dict[str, Any], dict[str
         assert containment.invoke(event) == {"batchItemFailures": []}
     calls = [call["operation"] for call in aws.calls()[before:]]
     assert {"Query", "TransactWriteItems", "DescribeNetworkAcls", "SendMessage"} <= set(calls)
-    is_block = scene.requests[-1]["action"] == "BLOCK_IP"
+    is_block = scene.requests[-1]["capability"] == "block_ip"
     state = scene.state()
     assert [bool(state["rules"]), *map(bool, state["denied"])] == [is_block] * 3
     return len(calls), state

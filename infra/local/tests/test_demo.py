@@ -22,6 +22,7 @@ def test_the_demo_shows_what_it_says() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Shown: of 8 findings the 6 that are NEW or NOTIFIED" in done.stdout
     assert "the audit restored it and said so once" in done.stdout
+    assert "AiSOC's verdict stands on the finding" in done.stdout
     left = []
     for environment in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):

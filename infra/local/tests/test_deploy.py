@@ -117,6 +117,7 @@ EXAMPLES: dict[str, tuple[list[str], list[str]]] = {
 BOUNDS: dict[str, tuple[list[str], list[str]]] = {
     "Enforcement": (["network-acl", "none"], ["", "waf", "None"]),
     "EnableContainment": (["true", "false"], ["", "yes", "True"]),
+    "EnableWriteBack": (["true", "false"], ["", "yes", "True"]),
     "AllowPrivateTargets": (["true", "false"], ["", "1"]),
     "StateTableDeletionProtection": (["true", "false"], ["", "on"]),
     "Architecture": (["x86_64", "arm64"], ["", "amd64"]),
@@ -171,7 +172,7 @@ def test_the_functions_start_with_what_the_parameters_take(
     answer = start("poller", **stack.environment("Poller")).invoke(local.event("poll-test-connection"))
     assert [region["region"] for region in answer["regions"]] == ["us-east-1", "us-gov-west-1", "ap-southeast-4"]
     answer = start("containment", **stack.environment("Containment")).invoke({"request_id": "r"})
-    assert (answer["status"], answer["error"]["code"]) == ("rejected", "invalid_request")
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "invalid_request")
 
 
 def test_a_stack_with_nothing_but_defaults(aws: local.StandIn, start: Callable[..., local.Function]) -> None:
@@ -231,7 +232,7 @@ def test_the_block_list_of_the_stack_can_be_blocked_on(
     assert egress["CidrIp"] == "127.0.0.1/32"
     containment = start("containment", **stack.environment("Containment"))
     params = {"aws_security_group_id": group}
-    request = {"request_id": "r", "action": "BLOCK_IP", "target": "203.0.113.45", "params": params}
+    request = {"request_id": "r", "capability": "block_ip", "target": "203.0.113.45", "params": params}
     assert containment.invoke(request)["enforced"] is True
     assert ingress(ec2, group) == [("203.0.113.45/32", "tcp", 0, 65535)]
     assert TEMPLATE["Resources"]["BlockList"]["DeletionPolicy"] == "RetainExceptOnCreate"
@@ -486,7 +487,7 @@ def test_the_dashboard_shows_metrics_logs_and_alarms_that_exist(
     containment.invoke(json.loads(local.event("bad-target-private")))
     (line,) = [json.loads(line) for line in containment.log().splitlines() if '"result"' in line]
     assert set(re.findall(r"fields\.(\w+)", table)) <= set(line["fields"])
-    assert (line["fields"]["action"], line["fields"]["status"]) == ("BLOCK_IP", "rejected")
+    assert (line["fields"]["capability"], line["fields"]["status"]) == ("block_ip", "blocked")
 
 
 def metrics_of(rows: list[list[Any]]) -> Iterator[tuple[str, str]]:

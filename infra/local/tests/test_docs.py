@@ -115,7 +115,7 @@ class Shell:
 def test_the_recipes_of_the_readme_do_what_they_say(
     tmp_path: Path, aws: local.StandIn, ec2: Any, group: str, start: Any
 ) -> None:
-    stack = aws.deploy("aisoc-security-hub", **PARAMETERS)
+    stack = aws.deploy("aisoc-security-hub", **PARAMETERS, EnableWriteBack="true")
     aws.client("securityhub").enable_security_hub()
     aws.import_findings([path.read_text() for path in own_findings()])
     start("poller", **stack.environment("Poller")).invoke({})
@@ -158,6 +158,13 @@ def test_the_recipes_of_the_readme_do_what_they_say(
             case _ if "CASE-1042-3" in text:
                 assert entries == ["203.0.113.45/32"]
                 seen.append("lift")
+            case _ if "CASE-1042-5" in text:
+                (message,) = local.drain(sqs, stack.outputs["ResultsQueueUrl"])[-1:]
+                assert json.loads(message["Body"])["verified"] is True
+                found = aws.client("securityhub").get_findings()["Findings"]
+                noted = [finding["Workflow"]["Status"] for finding in found if "Note" in finding]
+                assert noted == ["RESOLVED"]
+                seen.append("verdict")
             case _ if "describe-security-group-rules" in text:
                 assert "203.0.113.45/32" in printed and "CASE-1042-1" in printed
                 assert [rule[0] for rule in ingress(ec2, group)] == ["203.0.113.45/32"]
@@ -166,7 +173,7 @@ def test_the_recipes_of_the_readme_do_what_they_say(
                 raise AssertionError(f"this test does not know what to expect of\n{text}")
     assert seen == [
         *["variables", "variables", "findings", "dry run", "block", "result", "block of a network", "lift"],
-        "what is blocked",
+        *["verdict", "what is blocked"],
     ]
 
 
@@ -187,11 +194,13 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 def test_every_error_code_is_explained() -> None:
     readme = (local.ROOT / "README.md").read_text()
-    section = readme.partition("## Troubleshooting")[2].partition("\n## ")[0]
+    section = readme.partition("**Requests and audits**")[2].partition("**Polls**")[0]
     explained = set(re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\| (.+?) \|", section, re.MULTILINE))))
     codes = {member["const"] for member in contract.schema("result")["$defs"]["ErrorCode"]["oneOf"]}
     assert len(codes) > 20
-    assert codes <= explained
+    assert codes == explained
+    statuses = {status["const"] for status in contract.schema("result")["$defs"]["Status"]["oneOf"]}
+    assert set(re.findall(r"^\| `.+?` \| (\w+) \|", section, re.MULTILINE)) <= statuses
 
 
 def test_every_parameter_and_alarm_is_in_the_readme() -> None:

@@ -85,9 +85,9 @@ def test_an_acl_of_another_vpc_is_refused(where: str, ec2: Any, group: str, cont
     vpc = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
     stranger = default_acl(ec2, vpc) if where == "another VPC" else EVENT_ACL
     answer = containment.invoke(request(group, params={"aws_network_acl_ids": [default_acl(ec2), stranger]}))
-    assert (answer["status"], answer["error"]["code"]) == ("rejected", "network_acl_not_in_vpc")
-    assert stranger in answer["error"]["message"]
-    assert "params.aws_network_acl_ids" in answer["error"]["remedy"]
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "network_acl_not_in_vpc")
+    assert stranger in answer["details"]["error"]["message"]
+    assert "params.aws_network_acl_ids" in answer["details"]["error"]["remedy"]
     assert (ingress(ec2, group), denied(ec2, default_acl(ec2))) == ([], [])
 
 
@@ -96,7 +96,7 @@ def test_a_group_of_another_vpc_than_the_acls(ec2: Any, acl: str, containment: l
     ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.1.0/24")
     group = block_list(ec2, name="other", vpc=vpc)
     answer = containment.invoke(request(group, params={"aws_network_acl_ids": [acl]}))
-    assert answer["error"]["code"] == "network_acl_not_in_vpc"
+    assert answer["details"]["error"]["code"] == "network_acl_not_in_vpc"
     # In its own VPC it works.
     assert flags(containment.invoke(request(group))) == BLOCKED
     assert (denied(ec2, default_acl(ec2, vpc)), denied(ec2, acl)) == ([DENY], [])
@@ -106,7 +106,7 @@ def test_a_vpc_without_a_subnet_has_nothing_that_could_block(ec2: Any, containme
     vpc = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
     group = block_list(ec2, name="other", vpc=vpc)
     answer = containment.invoke(request(group))
-    assert (answer["status"], answer["error"]["code"]) == ("rejected", "network_acl_without_subnet")
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "network_acl_without_subnet")
     assert ingress(ec2, group) == []
 
 
@@ -123,9 +123,9 @@ def test_the_deny_stands_before_the_first_allow_that_overlaps(
     assert (3, *DENY[1:]) in denied(ec2, acl)
     # The next has no room before that allow.
     answer = containment.invoke(request(group, target="203.0.113.46"))
-    assert (answer["status"], answer["error"]["code"]) == ("failed", "network_acl_full")
-    assert "its first allow entry that overlaps the target is number 4" in answer["error"]["message"]
-    assert "NETWORK_ACL_RULE_NUMBERS" in answer["error"]["remedy"]
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "network_acl_full")
+    assert "its first allow entry that overlaps the target is number 4" in answer["details"]["error"]["message"]
+    assert "NETWORK_ACL_RULE_NUMBERS" in answer["details"]["error"]["remedy"]
     assert [rule[0] for rule in ingress(ec2, group)] == [TARGET]
 
 
@@ -138,9 +138,9 @@ def test_a_full_acl_takes_no_record_either(
     before = [entries(ec2, each) for each in (acl, second)]
     answer = containment.invoke(request(group, "block-ip-expires"))
     assert flags(answer) == ("failed", False, False, False)
-    assert (answer["error"]["code"], answer["error"]["retryable"]) == ("network_acl_full", False)
-    assert "20 inbound IPv4 entries" in answer["error"]["message"]
-    assert "Rules per network ACL" in answer["error"]["remedy"]
+    assert (answer["details"]["error"]["code"], answer["details"]["error"]["retryable"]) == ("network_acl_full", False)
+    assert "20 inbound IPv4 entries" in answer["details"]["error"]["message"]
+    assert "Rules per network ACL" in answer["details"]["error"]["remedy"]
     # What was added in the other is taken back, then the record.
     assert [entries(ec2, each) for each in (acl, second)] == before
     assert (ingress(ec2, group), schedules(aws)) == ([], [])
@@ -217,8 +217,8 @@ def test_a_target_inside_the_vpc_is_protected(
     containment = start_containment(ALLOW_PRIVATE_TARGETS="true")
     for target in ("10.9.1.7", "10.77.0.0/24"):
         answer = containment.invoke(request(inside, target=target))
-        assert (answer["status"], answer["error"]["code"]) == ("rejected", "protected_target")
-        assert vpc in answer["error"]["message"]
+        assert (answer["status"], answer["details"]["error"]["code"]) == ("blocked", "protected_target")
+        assert vpc in answer["details"]["error"]["message"]
     assert ingress(ec2, inside) == []
     assert flags(containment.invoke(request(inside, target="10.10.1.7"))) == BLOCKED
 
@@ -230,8 +230,8 @@ def test_enforcement_that_fails_for_good_leaves_nothing(
     aws.fail({**fault, "times": 9})
     answer = containment.invoke(request(group))
     assert flags(answer) == ("failed", False, False, False)
-    assert (answer["error"]["code"], answer["error"]["retryable"]) == ("access_denied", False)
-    assert "ec2:CreateNetworkAclEntry" in answer["error"]["remedy"]
+    assert (answer["details"]["error"]["code"], answer["details"]["error"]["retryable"]) == ("access_denied", False)
+    assert "ec2:CreateNetworkAclEntry" in answer["details"]["error"]["remedy"]
     assert (ingress(ec2, group), denied(ec2, acl)) == ([], [])
 
 
@@ -261,7 +261,7 @@ def test_a_target_that_became_protected_can_still_be_lifted(
 ) -> None:
     start_containment().invoke(request(group))
     protecting = start_containment(PROTECTED_CIDRS="203.0.113.0/24")
-    assert protecting.invoke(request(group))["error"]["code"] == "protected_target"
+    assert protecting.invoke(request(group))["details"]["error"]["code"] == "protected_target"
     assert flags(protecting.invoke(request(group, "allow-ip"))) == LIFTED
     assert denied(ec2, acl) == []
 
@@ -270,8 +270,8 @@ def test_a_deleted_group_is_not_found(ec2: Any, group: str, containment: local.F
     ec2.delete_security_group(GroupId=group)
     for name in ("block-ip", "allow-ip"):
         answer = containment.invoke(request(group, name))
-        assert (answer["status"], answer["error"]["code"]) == ("failed", "group_not_found")
-        assert "params.aws_security_group_id" in answer["error"]["remedy"]
+        assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "group_not_found")
+        assert "params.aws_security_group_id" in answer["details"]["error"]["remedy"]
 
 
 def test_a_default_vpc_answers_a_revoke_with_unknown_permissions(
@@ -286,8 +286,8 @@ def test_a_group_without_room_for_the_rule(ec2: Any, group: str, containment: lo
     permission = {"IpProtocol": "tcp", "FromPort": 1, "ToPort": 1, "IpRanges": sources}
     ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[permission])
     answer = containment.invoke(request(group))
-    assert (answer["status"], answer["error"]["code"]) == ("failed", "rule_limit_reached")
-    assert "ALLOW_IP" in answer["error"]["remedy"]
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "rule_limit_reached")
+    assert "ALLOW_IP" in answer["details"]["error"]["remedy"]
 
 
 def test_the_deny_is_in_force_within_four_calls_and_the_result_within_eight(
@@ -366,7 +366,7 @@ def test_a_block_ends_by_itself(
     lift = json.loads(sent["Body"])
     assert lift.keys() == {*expected, "requested_by"}
     assert lift["only_if_expires_at"] == answer["details"]["expires_at"]
-    for member in ("action", "target", "only_if_blocked_by"):
+    for member in ("request_id", "capability", "target", "only_if_blocked_by"):
         assert lift[member] == (TARGET if member == "target" else expected[member])
     assert containment.invoke(local.as_sqs_event([sent])) == DONE
     assert flags(results(aws, results_queue)[-1]) == LIFTED
@@ -437,16 +437,19 @@ def test_a_block_that_nothing_could_end_is_refused(
     containment = start_containment(SCHEDULER_ROLE_ARN="")
     before = len(operations(aws, "ec2"))
     answer = containment.invoke(request(group, "block-ip-expires"))
-    assert (answer["status"], answer["error"]["code"]) == ("rejected", "expiry_not_configured")
-    assert "SCHEDULER_ROLE_ARN" in answer["error"]["remedy"]
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "expiry_not_configured")
+    assert "SCHEDULER_ROLE_ARN" in answer["details"]["error"]["remedy"]
     assert len(operations(aws, "ec2")) == before
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 59, 1.5, 10**12, 31536001, "3600", None, True])
 def test_an_end_that_is_none(seconds: Any, group: str, containment: local.Function) -> None:
     answer = containment.invoke(request(group, params={"expires_after_seconds": seconds}))
-    assert (answer["status"], answer["error"]["code"]) == ("rejected", "invalid_request")
-    assert "params.expires_after_seconds must be a whole number from 60 to 31536000" in answer["error"]["message"]
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "invalid_request")
+    assert (
+        "params.expires_after_seconds must be a whole number from 60 to 31536000"
+        in answer["details"]["error"]["message"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -469,8 +472,8 @@ def test_a_schedule_that_cannot_be_made_makes_no_block_without_end(
 ) -> None:
     aws.fail({"service": "scheduler", "operation": "CreateSchedule", "code": code, "status": status})
     answer = containment.invoke(request(group, "block-ip-expires"))
-    assert (answer["status"], answer["error"]["code"]) == ("failed", expected)
-    assert part in answer["error"]["remedy"]
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", expected)
+    assert part in answer["details"]["error"]["remedy"]
     assert (ingress(ec2, group), denied(ec2, acl)) == ([], [])
 
 
@@ -493,10 +496,10 @@ def test_a_list_that_has_become_attached_loses_its_rules_and_the_blocks_hold(
     assert (ingress(ec2, group), len(ingress(ec2, other))) == ([], 1)
     assert DENY in denied(ec2, acl)
     (result,) = results(aws, results_queue)
-    assert (result["action"], result["error"]["code"]) == ("AUDIT", "group_in_use")
+    assert (result["capability"], result["details"]["error"]["code"]) == ("audit", "group_in_use")
     assert flags(result) == ("failed", True, True, True)
-    assert interface in result["error"]["message"]
-    assert rule["SecurityGroupRuleId"] in result["error"]["message"]
+    assert interface in result["details"]["error"]["message"]
+    assert rule["SecurityGroupRuleId"] in result["details"]["error"]["message"]
     log = containment.log()
     assert '"BlockListsInUse":1' in log and '"RulesRevoked":1' in log
     assert '"level":"ERROR"' in log
@@ -627,8 +630,11 @@ def test_the_external_id_is_given(aws: local.StandIn, start_containment: Callabl
     event = local.event("block-ip-cross-account").replace(EVENT_GROUP, group)
     assert flags(start_containment(ASSUME_ROLE_EXTERNAL_ID="secret-handshake").invoke(event)) == BLOCKED
     answer = start_containment(ASSUME_ROLE_EXTERNAL_ID="another").invoke(event)
-    assert (answer["status"], answer["error"]["code"]) == ("failed", "access_denied")
-    assert "sts:AssumeRole" in answer["error"]["remedy"] and "ASSUME_ROLE_EXTERNAL_ID" in answer["error"]["remedy"]
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "access_denied")
+    assert (
+        "sts:AssumeRole" in answer["details"]["error"]["remedy"]
+        and "ASSUME_ROLE_EXTERNAL_ID" in answer["details"]["error"]["remedy"]
+    )
 
 
 @pytest.fixture
@@ -682,8 +688,8 @@ def test_a_secret_that_holds_no_key(
     aws.client("secretsmanager").put_secret_value(SecretId=secret, SecretString=content or "{}")
     containment = start_containment(STATIC_CREDENTIALS_SECRET_ARN=secret)
     answer = containment.invoke(request(group))
-    assert (answer["status"], answer["error"]["code"]) == ("failed", "access_denied")
-    assert "STATIC_CREDENTIALS_SECRET_ARN" in answer["error"]["remedy"]
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "access_denied")
+    assert "STATIC_CREDENTIALS_SECRET_ARN" in answer["details"]["error"]["remedy"]
     assert "very-secret" not in json.dumps(answer) + containment.log()
 
 
@@ -692,8 +698,8 @@ def test_a_secret_that_may_not_be_read(
 ) -> None:
     aws.fail({"service": "secretsmanager", "operation": "GetSecretValue", "code": "AccessDeniedException", "times": 9})
     answer = start_containment(STATIC_CREDENTIALS_SECRET_ARN=secret).invoke(request(group))
-    assert (answer["status"], answer["error"]["code"]) == ("failed", "access_denied")
-    assert "secretsmanager:GetSecretValue" in answer["error"]["remedy"]
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "access_denied")
+    assert "secretsmanager:GetSecretValue" in answer["details"]["error"]["remedy"]
 
 
 def test_the_poller_reads_security_hub_with_the_static_key(

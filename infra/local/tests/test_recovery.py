@@ -43,11 +43,11 @@ def acl(ec2: Any) -> str:
 
 def block(group: str, request_id: str = "r-1", **params: Any) -> dict[str, Any]:
     params = {"aws_security_group_id": group, **params}
-    return {"request_id": request_id, "action": "BLOCK_IP", "target": "203.0.113.45", "params": params}
+    return {"request_id": request_id, "capability": "block_ip", "target": "203.0.113.45", "params": params}
 
 
 def allow(group: str, request_id: str = "lift") -> dict[str, Any]:
-    return {**block(group, request_id), "action": "ALLOW_IP"}
+    return {**block(group, request_id), "capability": "allow_ip"}
 
 
 def deliver(containment: local.Function, *bodies: dict[str, Any], receives: int = 1) -> list[str]:
@@ -97,9 +97,9 @@ def test_a_rule_that_lets_the_target_in_is_told_where_it_cannot_be_revoked(
     aws.fail({**DENIAL, "operation": "RevokeSecurityGroupIngress"})
     assert deliver(containment, block(group), receives=2) == DONE
     (result,) = results(aws, results_queue)
-    assert (result["status"], result["changed"], result["error"]["code"]) == ("failed", True, "group_in_use")
-    assert rule["SecurityGroupRuleId"] in result["error"]["message"]
-    assert "could NOT be revoked" in result["error"]["message"] and "is revoked" not in containment.log()
+    assert (result["status"], result["changed"], result["details"]["error"]["code"]) == ("failed", True, "group_in_use")
+    assert rule["SecurityGroupRuleId"] in result["details"]["error"]["message"]
+    assert "could NOT be revoked" in result["details"]["error"]["message"] and "is revoked" not in containment.log()
     assert result["details"]["network_interface_ids"] == [interface]
     assert result["details"]["security_group_rule_id"] == rule["SecurityGroupRuleId"]
     # Once it may be revoked, the audit does it.
@@ -139,7 +139,11 @@ def test_a_renewal_that_fails_for_good_after_a_throttle_leaves_the_older_end(
     aws.fail(FULL)
     assert deliver(containment, block(group, "r-2"), receives=2) == DONE
     (result,) = results(aws, results_queue)
-    assert (result["status"], result["changed"], result["error"]["code"]) == ("failed", False, "network_acl_full")
+    assert (result["status"], result["changed"], result["details"]["error"]["code"]) == (
+        "failed",
+        False,
+        "network_acl_full",
+    )
     (rule,) = ingress_rules(ec2, group)
     assert (tags_of(rule)["aisoc:request-id"], tags_of(rule)["aisoc:expires-at"]) == ("r-1", end)
     (schedule,) = schedules(aws)
@@ -185,7 +189,11 @@ def test_what_a_block_added_before_another_acl_was_full_is_gone_again(
     # Of two that are added one is refused.
     aws.fail({**FULL, "skip": 1})
     answer = containment.invoke(block(group, "r-2"))
-    assert (answer["status"], answer["changed"], answer["error"]["code"]) == ("failed", False, "network_acl_full")
+    assert (answer["status"], answer["changed"], answer["details"]["error"]["code"]) == (
+        "failed",
+        False,
+        "network_acl_full",
+    )
     assert (denied(ec2, acl), [denied(ec2, other) for other in others]) == ([DENY], [[], []])
     assert not [entry for entry in answer["details"]["network_acl_entries"] if entry["changed"]]
 
@@ -198,7 +206,11 @@ def test_half_a_lift_is_told_and_the_audit_goes_on_with_it(
     results(aws, results_queue)
     aws.fail({**DENIAL, "operation": "DeleteNetworkAclEntry", "skip": 1})
     answer = containment.invoke(allow(group))
-    assert (answer["status"], answer["changed"], answer["error"]["code"]) == ("failed", True, "access_denied")
+    assert (answer["status"], answer["changed"], answer["details"]["error"]["code"]) == (
+        "failed",
+        True,
+        "access_denied",
+    )
     left = [each for each in (acl, second) if denied(ec2, each)]
     assert len(left) == 1
     told = {entry["network_acl_id"]: entry["changed"] for entry in answer["details"]["network_acl_entries"]}
@@ -208,13 +220,13 @@ def test_half_a_lift_is_told_and_the_audit_goes_on_with_it(
     for _ in range(2):
         assert containment.invoke({"mode": "audit"})["places"][0]["blocks_overdue"] == 1
     (told_once,) = results(aws, results_queue)
-    assert told_once["error"]["code"] == "block_overdue"
+    assert told_once["details"]["error"]["code"] == "block_overdue"
     aws.fail()
     place = containment.invoke({"mode": "audit"})["places"][0]
     assert (place["blocks_lifted"], place["blocks_overdue"]) == (1, 0)
     assert [denied(ec2, each) for each in (acl, second)] == [[], []]
     (over,) = results(aws, results_queue)
-    assert (over["action"], over["status"], over["changed"]) == ("AUDIT", "succeeded", True)
+    assert (over["capability"], over["status"], over["changed"]) == ("audit", "succeeded", True)
 
 
 def test_a_block_stands_although_its_target_is_protected_by_now(
@@ -226,9 +238,9 @@ def test_a_block_stands_although_its_target_is_protected_by_now(
     protecting = start_containment(PROTECTED_CIDRS="203.0.113.0/24")
     assert deliver(protecting, block(group), receives=2) == DONE
     (result,) = results(aws, results_queue)
-    assert result["error"]["code"] == "protected_target"
+    assert result["details"]["error"]["code"] == "protected_target"
     assert flags(result)[:3] == ("failed", True, True)
-    assert "stands until ALLOW_IP" in result["error"]["message"]
+    assert "stands until ALLOW_IP" in result["details"]["error"]["message"]
     assert denied(ec2, acl) == [DENY]
 
 
@@ -280,7 +292,7 @@ def test_a_block_of_a_lost_list_still_ends(
         place = containment.invoke({"mode": "audit"})["places"][0]
         assert (place["block_lists"], place["block_lists_lost"], place["blocks"]) == (0, 1, 1)
     (told_once,) = results(aws, results_queue)
-    assert (told_once["status"], told_once["error"]["code"]) == ("failed", "block_list_lost")
+    assert (told_once["status"], told_once["details"]["error"]["code"]) == ("failed", "block_list_lost")
     assert group in told_once["summary"]
     assert denied(ec2, acl) == [DENY]
     if how == "by hand":
@@ -296,7 +308,7 @@ def test_a_block_of_a_lost_list_still_ends(
     place = containment.invoke({"mode": "audit"})["places"][0]
     assert (place["block_lists_lost"], place["blocks"]) == (0, 0)
     (over,) = results(aws, results_queue)
-    assert (over["action"], over["status"]) == ("AUDIT", "succeeded")
+    assert (over["capability"], over["status"]) == ("audit", "succeeded")
     containment.invoke({"mode": "audit"})
     assert results(aws, results_queue) == []
 
@@ -316,7 +328,7 @@ def test_a_block_where_no_audit_goes_is_refused_and_nothing_is_called(
 ) -> None:
     before = len(aws.calls())
     answer = containment.invoke(block(group, **params))
-    assert (answer["status"], answer["changed"], answer["error"]["code"]) == ("rejected", False, code)
+    assert (answer["status"], answer["changed"], answer["details"]["error"]["code"]) == ("blocked", False, code)
     assert {call["service"] for call in aws.calls()[before:]} == {"sqs"}
 
 
@@ -335,22 +347,22 @@ def test_a_deny_of_somebody_else_is_not_ours(ec2: Any, group: str, acl: str, con
 def test_network_acls_of_which_none_has_a_subnet(ec2: Any, group: str, containment: local.Function) -> None:
     unused = ec2.create_network_acl(VpcId=default_vpc(ec2))["NetworkAcl"]["NetworkAclId"]
     answer = containment.invoke(block(group, aws_network_acl_ids=[unused]))
-    assert (answer["status"], answer["error"]["code"]) == ("rejected", "network_acl_without_subnet")
-    assert unused in answer["error"]["message"]
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "network_acl_without_subnet")
+    assert unused in answer["details"]["error"]["message"]
     assert (ingress(ec2, group), denied(ec2, unused)) == ([], [])
 
 
 def test_a_network_acl_of_a_shared_vpc_is_refused(aws: local.StandIn, group: str, containment: local.Function) -> None:
     aws.settings(vpc_owner=OTHER_ACCOUNT)
     answer = containment.invoke(block(group))
-    assert (answer["status"], answer["error"]["code"]) == ("rejected", "network_acl_not_owned")
-    assert OTHER_ACCOUNT in answer["error"]["message"] + answer["error"]["remedy"]
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("blocked", "network_acl_not_owned")
+    assert OTHER_ACCOUNT in answer["details"]["error"]["message"] + answer["details"]["error"]["remedy"]
 
 
 @pytest.mark.parametrize("target", ["64:ff9b::/96", "64:ff9b::10.0.0.1", "64:ff9b:1::7", "::203.0.113.7"])
 def test_ipv6_that_stands_for_ipv4_is_protected(target: str, group: str, containment: local.Function) -> None:
     answer = containment.invoke({**block(group), "target": target})
-    assert (answer["status"], answer["error"]["code"]) == ("rejected", "protected_target")
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("blocked", "protected_target")
 
 
 def test_the_accounts_own_elastic_addresses_are_protected(
@@ -363,8 +375,8 @@ def test_the_accounts_own_elastic_addresses_are_protected(
     own = allocated["PublicIp"]
     for target in (own, own.rpartition(".")[0] + ".0/24"):
         answer = containment.invoke({**block(group), "target": target})
-        assert (answer["status"], answer["error"]["code"]) == ("rejected", "protected_target"), target
-        assert interface in answer["error"]["message"]
+        assert (answer["status"], answer["details"]["error"]["code"]) == ("blocked", "protected_target"), target
+        assert interface in answer["details"]["error"]["message"]
     assert (ingress(ec2, group), denied(ec2, acl)) == ([], [])
 
 
@@ -383,7 +395,7 @@ def test_whatever_is_asked_the_answer_is_small(
     body = block(group, expires_after_seconds=3600)
     body = {**body, **members, "params": {**body["params"], **members.get("params", {})}}
     answer = containment.invoke(body)
-    assert (answer["status"], answer["error"]["code"]) == ("rejected", "invalid_request")
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "invalid_request")
     assert len(json.dumps(answer)) < 10_000
     assert results(aws, results_queue) == [answer]
     assert schedules(aws) == []
@@ -416,7 +428,7 @@ def test_a_revoked_session_is_made_anew(code: str, aws: local.StandIn, containme
     assert flags(containment.invoke(event)) == BLOCKED
     aws.fail({"service": "ec2", "operation": "DescribeSecurityGroups", "code": code, "status": 403})
     before = len(aws.calls())
-    assert flags(containment.invoke({**event, "request_id": "lift", "action": "ALLOW_IP"})) == LIFTED
+    assert flags(containment.invoke({**event, "request_id": "lift", "capability": "allow_ip"})) == LIFTED
     assert [call["operation"] for call in aws.calls()[before:]].count("AssumeRole") == 1
 
 

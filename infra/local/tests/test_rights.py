@@ -90,7 +90,7 @@ class Connector:
         """An order through the queues, sent as playbooks send and received as Lambda receives: with their roles."""
         body = json.dumps(members)
         playbooks = self.aws.client("sqs", credentials=self.aws.assume(PLAYBOOKS))
-        group = members["params"]["aws_security_group_id"]
+        group = members["params"].get("aws_security_group_id", "verdicts")
         playbooks.send_message(QueueUrl=self.stack.outputs["ActionsQueueUrl"], MessageBody=body, MessageGroupId=group)
         return self.receive()
 
@@ -106,8 +106,8 @@ class Connector:
     def do_everything(self, group: str, role: str | None = None) -> None:
         """All that can be done to one block list."""
         params = {"aws_security_group_id": group, **({"aws_assume_role_arn": role} if role else {})}
-        block = {"action": "BLOCK_IP", "target": "203.0.113.45", "params": {**params, "expires_after_seconds": 60}}
-        allow = {"action": "ALLOW_IP", "target": "203.0.113.45", "params": params}
+        block = {"capability": "block_ip", "target": "203.0.113.45", "params": {**params, "expires_after_seconds": 60}}
+        allow = {"capability": "allow_ip", "target": "203.0.113.45", "params": params}
         # dry run, block, again with another end, again without; lift; block, and let it end
         for request_id, order in enumerate(
             [{**block, "dry_run": True}, block, block, {**block, "params": params}, allow, block]
@@ -119,6 +119,14 @@ class Connector:
         self.aws.fire(schedule["Name"], schedule["GroupName"])
         result = self.receive()
         assert (result["status"], result["changed"], result["verified"]) == ("succeeded", True, True)
+
+    def write_verdicts(self) -> None:
+        """Each verdict, on a finding of either format."""
+        uid = json.loads(local.event("update-alert-disposition-v2"))["params"]["aws_metadata_uid"]
+        self.aws.put_ocsf({"metadata": {"uid": uid}})
+        for name in ("ack-alert", "update-alert-disposition", "update-alert-disposition-v2"):
+            result = self.order(**json.loads(local.event(name)))
+            assert (result["status"], result["verified"]) == ("succeeded", True), result
 
     def audit(self) -> None:
         report = self.containment.invoke({"mode": "audit"})
@@ -132,7 +140,7 @@ class Connector:
         self.aws.fail({**fault, "status": 503, "times": 20})
         playbooks = self.aws.client("sqs", credentials=self.aws.assume(PLAYBOOKS))
         url, params = self.stack.outputs["ActionsQueueUrl"], {"aws_security_group_id": group}
-        request = {"request_id": "retried", "action": "BLOCK_IP", "target": "203.0.113.47", "params": params}
+        request = {"request_id": "retried", "capability": "block_ip", "target": "203.0.113.47", "params": params}
         playbooks.send_message(QueueUrl=url, MessageBody=json.dumps(request), MessageGroupId=group)
         (message,) = self.queues.receive_message(QueueUrl=url, AttributeNames=["All"])["Messages"]
         failures = self.containment.invoke(local.as_sqs_event([message]))["batchItemFailures"]
@@ -146,12 +154,16 @@ class Connector:
         assert (result["request_id"], result["enforced"]) == ("retried", True)
 
 
+# Of the user of a static key, for all that the connector can do
+KEY_POLICIES = ("read-and-containment", "other-accounts", "write-back")
+
+
 @pytest.fixture
 def secret(aws: local.StandIn) -> str:
     """A secret with the key of a user who has the ready-made policies."""
     iam = aws.client("iam")
     iam.create_user(UserName="aisoc")
-    for policy in ("read-and-containment", "other-accounts"):
+    for policy in KEY_POLICIES:
         document = (POLICIES / f"{policy}.json").read_text()
         iam.put_user_policy(UserName="aisoc", PolicyName=policy, PolicyDocument=document)
     key = iam.create_access_key(UserName="aisoc")["AccessKey"]
@@ -163,6 +175,7 @@ EVERYTHING = {
     **PARAMETERS,
     "AssumeRoleExternalId": EXTERNAL_ID,
     "KmsKeyArn": KEY,
+    "EnableWriteBack": "true",
 }
 
 
@@ -176,10 +189,11 @@ def exercise(aws: local.StandIn, connector: Connector, their_group: str) -> None
     connector.do_everything(group)
     connector.do_everything(their_group, THEIR_ROLE)
     connector.retry(group)
+    connector.write_verdicts()
     # A block list that becomes attached, in either account
     for ec2, each, role in ((ours, group, {}), (theirs, their_group, {"aws_assume_role_arn": THEIR_ROLE})):
         params = {"aws_security_group_id": each, **role}
-        result = connector.order(request_id=each, action="BLOCK_IP", target="203.0.113.46", params=params)
+        result = connector.order(request_id=each, capability="block_ip", target="203.0.113.46", params=params)
         assert result["enforced"] is True
         attach(ec2, each)
     connector.audit()
@@ -215,8 +229,8 @@ def test_with_a_static_key_the_ready_made_policies_are_what_is_used(
     deploy_target_role(aws, f"arn:aws:iam::{local.ACCOUNT}:user/aisoc")
     exercise(aws, Connector(aws, stack, start), their_group)
 
-    files = [json.loads((POLICIES / f"{name}.json").read_text()) for name in ("read-and-containment", "other-accounts")]
-    assert used(aws, "aisoc") == rights(files[0]) | rights(files[1])
+    files = [json.loads((POLICIES / f"{name}.json").read_text()) for name in KEY_POLICIES]
+    assert used(aws, "aisoc") == set().union(*map(rights, files))
     assert aws.doubly_allowed() == []
     for name in ("PollerRole", "ContainmentRole"):
         with_role = used(aws, stack.resources[name])
@@ -269,6 +283,13 @@ def test_each_right_is_on_what_it_is_for_and_on_nothing_else(aws: local.StandIn,
     group = stack.resources["ExpirySchedules"]
     enrolled = {"StringEquals": {"aws:ResourceTag/aisoc:containment": "blocklist"}}
     everywhere = ("*", None)
+    here: dict[str, Any] = {"aws:RequestedRegion": "us-east-1"}
+    asff, ocsf = "securityhub:ASFFSyntaxPath/", "securityhub:OCSFSyntaxPath/"
+    others = ("Confidence", "Criticality", "RelatedFindings", "Severity.Label", "Severity.Normalized")
+    no_other_field = {f"{asff}{name}": "true" for name in (*others, "Severity.Product", "Types")}
+    by_us = {f"{asff}Note.UpdatedBy": "aisoc"}
+    closed = {f"{asff}Workflow.Status": "RESOLVED", f"{asff}VerificationState": ["FALSE_POSITIVE", "BENIGN_POSITIVE"]}
+    marked = {f"{asff}Workflow.Status": ["NOTIFIED", "SUPPRESSED"]}
     expected: dict[str, dict[str, tuple[Any, Any]]] = {
         "PollerRole": {
             "ReadFindings": ("*", {"StringEquals": {"aws:RequestedRegion": "us-east-1"}}),
@@ -296,6 +317,23 @@ def test_each_right_is_on_what_it_is_for_and_on_nothing_else(aws: local.StandIn,
             "TagRulesOfBlockLists": (f"{OWN}:security-group-rule/*", TAGS_OF_RULES),
             "LiftDenyEntries": (f"{OWN}:network-acl/*", None),
             "AddDenyEntries": (f"{OWN}:network-acl/*", None),
+            "ReadFindings": ("*", {"StringEquals": here}),
+            "CloseFindings": ("*", {"StringEquals": {**here, **closed, **by_us}, "Null": no_other_field}),
+            "MarkFindings": (
+                "*",
+                {
+                    "StringEquals": {**here, **marked, **by_us},
+                    "StringEqualsIfExists": {f"{asff}VerificationState": "TRUE_POSITIVE"},
+                    "Null": no_other_field,
+                },
+            ),
+            "ChangeFindingsOfV2": (
+                "*",
+                {
+                    "StringEquals": {**here, f"{ocsf}StatusId": ["2", "3", "4"]},
+                    "Null": {f"{ocsf}SeverityId": "true"},
+                },
+            ),
             "KeepBlocks": (blocks, None),
             "ScheduleTheEndOfBlocks": (f"{SCHEDULES}:schedule/{group}/*", None),
             "LetSchedulesSend": (ends, {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}}),
@@ -355,7 +393,7 @@ def test_a_right_that_is_missing_is_noticed(
     policy = iam.get_role_policy(RoleName=role, PolicyName="containment")["PolicyDocument"]
     connector = Connector(aws, stack, start)
     params = {"aws_security_group_id": group, "expires_after_seconds": 60}
-    order = {"action": "BLOCK_IP", "target": "203.0.113.45", "params": params}
+    order = {"capability": "block_ip", "target": "203.0.113.45", "params": params}
     for missing in ("ec2:DescribeVpcs", "ec2:CreateTags", "ec2:CreateNetworkAclEntry", "iam:PassRole"):
         statements = [
             {**s, "Action": [action for action in actions(s) if action != missing]} for s in policy["Statement"]
@@ -363,8 +401,8 @@ def test_a_right_that_is_missing_is_noticed(
         document = json.dumps({**policy, "Statement": [s for s in statements if s["Action"]]})
         iam.put_role_policy(RoleName=role, PolicyName="containment", PolicyDocument=document)
         result = connector.order(request_id=missing, **order)
-        assert (result["status"], result["error"]["code"]) == ("failed", "access_denied"), missing
-        assert missing in result["error"]["message"] + result["error"]["remedy"]
+        assert (result["status"], result["details"]["error"]["code"]) == ("failed", "access_denied"), missing
+        assert missing in result["details"]["error"]["message"] + result["details"]["error"]["remedy"]
 
 
 def test_a_group_without_the_tag_cannot_be_changed_whatever_the_code_does(
@@ -408,11 +446,11 @@ def test_where_vpcs_are_named_entries_are_added_there_alone_and_lifted_everywher
     )
     order = {"request_id": "r", "target": "203.0.113.45", "params": {"aws_security_group_id": group}}
     with_right, without = (start("containment", **s.environment("Containment")) for s in (here, elsewhere))
-    answer = without.invoke({**order, "action": "BLOCK_IP"})
-    assert (answer["status"], answer["error"]["code"]) == ("failed", "access_denied")
-    assert "ec2:CreateNetworkAclEntry" in answer["error"]["remedy"]
-    assert with_right.invoke({**order, "action": "BLOCK_IP"})["enforced"] is True
-    answer = without.invoke({**order, "action": "ALLOW_IP"})
+    answer = without.invoke({**order, "capability": "block_ip"})
+    assert (answer["status"], answer["details"]["error"]["code"]) == ("failed", "access_denied")
+    assert "ec2:CreateNetworkAclEntry" in answer["details"]["error"]["remedy"]
+    assert with_right.invoke({**order, "capability": "block_ip"})["enforced"] is True
+    answer = without.invoke({**order, "capability": "allow_ip"})
     assert (answer["status"], answer["changed"], answer["verified"]) == ("succeeded", True, True)
 
 
@@ -470,18 +508,30 @@ def test_each_action_of_the_ready_made_policies_has_its_reason(path: Path) -> No
         assert re.search(rf"^\| [^|]*`{action}`[^|]* \| .+ \| .+ \|$", table, re.MULTILINE), action
 
 
-def test_the_ready_made_policies_say_what_the_template_says(aws: local.StandIn, stack: local.Stack) -> None:
+@pytest.mark.parameters(EnableWriteBack="true")
+@pytest.mark.parametrize(
+    ("name", "kind"), [("read-and-containment", "ec2:"), ("write-back", "securityhub:BatchUpdateFindings")]
+)
+def test_the_ready_made_policies_say_what_the_template_says(
+    name: str, kind: str, aws: local.StandIn, stack: local.Stack
+) -> None:
     """Action by action the same resources and conditions as the role of the stack has."""
     iam = aws.client("iam")
     role = stack.resources["ContainmentRole"]
     ours = iam.get_role_policy(RoleName=role, PolicyName="containment")["PolicyDocument"]
 
+    def condition(statement: dict[str, Any]) -> str:
+        found = {op: dict(keys) for op, keys in statement.get("Condition", {}).items()}
+        # Of which regions it is, only the stack knows.
+        found.get("StringEquals", {}).pop("aws:RequestedRegion", None)
+        return json.dumps(found, sort_keys=True)
+
     def narrowed(policy: dict[str, Any]) -> set[tuple[str, str, str]]:
         return {
-            (action, re.sub(r":\d{12}:", ":*:", str(s["Resource"])), json.dumps(s.get("Condition"), sort_keys=True))
+            (action, re.sub(r":\d{12}:", ":*:", str(s["Resource"])), condition(s))
             for s in policy["Statement"]
             for action in actions(s)
-            if action.startswith("ec2:")
+            if action.startswith(kind)
         }
 
-    assert narrowed(json.loads((POLICIES / "read-and-containment.json").read_text())) == narrowed(ours)
+    assert narrowed(json.loads((POLICIES / f"{name}.json").read_text())) == narrowed(ours) != set()

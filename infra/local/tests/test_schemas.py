@@ -37,6 +37,7 @@ ONLY_THE_READER_KNOWS = {
     "443.0, which is whole in JSON Schema": r"not -?\d+\.0$",
     "a line feed at the end, which Python's $ passes over": r'not "[^"]*\\n"$',
     "a member that stands twice": r"stands there twice$",
+    "two names of one thing": r"must agree (where both stand|with them)$",
 }
 
 
@@ -102,10 +103,17 @@ def is_only_for_the_reader(refusal: str) -> bool:
 
 ACL = "acl-0123456789abcdef0"
 ROLE = "arn:aws:iam::111122223333:role/"
+GUARDDUTY = "arn:aws:securityhub:us-east-1::product/aws/guardduty"
+_KINDS = contract.schema("request")["$defs"]
 MEMBERS = [
-    *contract.schema("request")["properties"],
+    *dict.fromkeys([*_KINDS["BlockRequest"]["properties"], *_KINDS["WriteBackRequest"]["properties"]]),
     "mode",
-    *(f"params.{name}" for name in contract.schema("request")["$defs"]["Params"]["properties"]),
+    *(
+        f"params.{name}"
+        for name in dict.fromkeys(
+            [*_KINDS["BlockParams"]["properties"], *_KINDS["WriteBackParams"]["properties"], "aws_secret_access_key"]
+        )
+    ),
     "params.aws_form_port",
 ]
 VALUES: list[Any] = [
@@ -134,6 +142,13 @@ VALUES: list[Any] = [
     "[2001:db8::7]",
     *("1:2:3:4:5:6:7:8", "1:2:3:4:5:6:7:8:9", "1:2:3:4:5:6:7", "12345::", "g::", "host.example"),
     *("203.0.113.0-203.0.113.9", "٣.0.113.7"),
+    *("update_alert_disposition", "ACK_ALERT", "Suppress_Alert", "ack-alert", "aws_security_hub"),
+    *("aws_security_groups", "AWS_SECURITY_HUB", "panos"),
+    *("false_positive", "False Positive", " FALSE-positive ", "benign", "Benign-True positive", "needs_review"),
+    *("true  positive", "escalate", "truepositive", "\x1c", "\u00a0", "x" * 512, "é" * 513, "x" * 100_000),
+    *(GUARDDUTY, "arn:aws-us-gov:securityhub:us-gov-west-1:1:product/a:b/c", "arn:aws:securityhub:::product/"),
+    *("arn:aws-:securityhub:::product/a", f"{GUARDDUTY}{'x' * 460}", f"{GUARDDUTY} x", "arn:aws:guardduty:::product/a"),
+    *(0.5, 1.0000001, -0.0001, 2),
 ]  # fmt: skip
 
 
@@ -156,18 +171,24 @@ def without(request: dict[str, Any], member: str) -> dict[str, Any]:
 
 def requests() -> Iterator[str]:
     """Good requests; each with one member missing, or of any value; and many with several of any value."""
-    good = [json.loads(local.event(name)) for name in names() if name.startswith(("block-", "allow-"))]
+    kinds = ("block-", "allow-", "update-", "ack-", "suppress-")
+    good = [json.loads(local.event(name)) for name in names() if name.startswith(kinds)]
     yield from map(json.dumps, good)
     for request, member in itertools.product(good, MEMBERS):
         yield json.dumps(without(request, member))
-    for action, member, value in itertools.product(("block-ip", "allow-ip-expiry"), MEMBERS, VALUES):
-        yield json.dumps(changed(json.loads(local.event(action)), [(member, value)]))
+    each = ("block-ip", "allow-ip-expiry", "update-alert-disposition", "suppress-alert")
+    for name, member, value in itertools.product(each, MEMBERS, VALUES):
+        yield json.dumps(changed(json.loads(local.event(name)), [(member, value)]))
     chance = random.Random(20261124)
     # Of more than one change few are right by chance alone: most of these are drawn from what is right for a member.
     usable: dict[str, list[Any]] = {}
-    block = json.loads(local.event("block-ip"))
+    kinds = [json.loads(local.event(name)) for name in ("block-ip", "update-alert-disposition")]
     for member in MEMBERS:
-        usable[member] = [value for value in VALUES if is_valid("request", changed(block, [(member, value)]))]
+        usable[member] = [
+            value
+            for value in VALUES
+            if any(is_valid("request", changed(request, [(member, value)])) for request in kinds)
+        ]
     for _ in range(6000):
         chosen = chance.sample(MEMBERS, chance.randint(2, 6))
         pools = [usable[m] if usable[m] and chance.random() < 0.85 else VALUES for m in chosen]
@@ -217,10 +238,11 @@ def test_what_a_schedule_is_to_send_is_a_request(
         ("findings", "event", {"src_ip": "host.example"}, r"\$.src_ip"),
         ("findings", "event", {"ingested_at": "today"}, "'date-time'"),
         ("findings", "event", {"more": 1}, "'more' was unexpected"),
-        ("results", "result", {"details": {}}, "is a required property"),
-        ("results", "result", {"error": {"code": "x", "message": "m", "remedy": "r", "retryable": True}}, "code: 'x'"),
-        ("results", "result", {"error": {"code": "busy", "message": "m", "remedy": "r"}}, "retryable"),
-        ("actions.fifo", "request", {"dry_run": "yes"}, r"\$.dry_run"),
+        ("results", "result", {"details": {}}, r"\$.details"),
+        ("results", "result", {"status": "rejected"}, r"\$.status"),
+        ("results", "result", {"error": {"code": "busy"}}, r"\$.error"),
+        ("results", "result", {"capability": None}, r"\$.capability"),
+        ("actions.fifo", "request", {"dry_run": "yes"}, "not valid under any"),
     ],
 )
 def test_a_message_that_is_not_as_its_schema_says_is_found(

@@ -823,7 +823,7 @@ SCHEDULE = {
     "Target": {
         "Arn": QUEUE_ARN,
         "RoleArn": f"arn:aws:iam::{local.ACCOUNT}:role/expiry",
-        "Input": '{"action": "ALLOW_IP"}',
+        "Input": '{"capability": "allow_ip"}',
         "SqsParameters": {"MessageGroupId": "sg-1"},
     },
 }
@@ -860,7 +860,7 @@ class TestScheduler:
         scheduler.create_schedule(**schedule)
         aws.fire("expiry", group="expiries")
         (message,) = local.drain(sqs, queue)
-        assert (message["Body"], message["Attributes"]["MessageGroupId"]) == ('{"action": "ALLOW_IP"}', "sg-1")
+        assert (message["Body"], message["Attributes"]["MessageGroupId"]) == ('{"capability": "allow_ip"}', "sg-1")
         assert len(scheduler.list_schedules()["Schedules"]) == (after == "NONE")
 
 

@@ -12,7 +12,7 @@ import local
 from conftest import EXTERNAL_ID, OTHER_ACCOUNT, TARGET_ROLE, actions, deploy_target_role
 
 CRATES = local.ROOT / "crates"
-CONDITIONS = {"WritesNetworkAcls", "HasTargetRoles", "HasKmsKey", "HasStaticCredentials"}
+CONDITIONS = {"WritesBack", "WritesNetworkAcls", "HasTargetRoles", "HasKmsKey", "HasStaticCredentials"}
 
 
 def statements(template: dict[str, Any], role: str, but: frozenset[str] = frozenset()) -> Iterator[dict[str, Any]]:
@@ -57,6 +57,9 @@ def test_networks_are_changed_with_exactly_the_rights_the_code_uses(
     assert granted(target_role, "ContainmentTarget", "ec2") == called
     called = set(re.findall(r'"(scheduler:\w+)"', code_of("containment/src/aws/scheduler.rs")))
     assert granted(stack, "ContainmentRole", "scheduler") == called
+    called = set(re.findall(r'"(securityhub:\w+)"', code_of("containment/src/aws/security_hub.rs")))
+    assert granted(stack, "ContainmentRole", "securityhub") == called
+    assert granted(stack, "ContainmentRole", "securityhub", but=frozenset({"WritesBack"})) == set()
     # Another account holds none of our queues, schedules and secrets.
     assert all(action.startswith("ec2:") for s in statements(target_role, "ContainmentTarget") for action in actions(s))
 

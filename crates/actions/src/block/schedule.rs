@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::tags::hash;
 use super::{Block, Terms};
-use crate::request::{Action, MAX_REQUEST_ID};
+use crate::request::Capability;
 use crate::rule::IngressRule;
 
 /// A one-time schedule that sends an ALLOW_IP to the actions queue.
@@ -56,7 +56,7 @@ impl Schedule {
             message_group: block.group.clone(),
             request: json!({
                 "request_id": lifting_id(&terms.request_id),
-                "action": Action::AllowIp,
+                "capability": Capability::AllowIp,
                 "target": rule.source().to_string(),
                 "params": params,
                 "requested_by": terms.requested_by,
@@ -68,12 +68,19 @@ impl Schedule {
     }
 }
 
-/// The id of the request that ends a block: its own with a word before it, no longer than an id may be.
+/// The id of the request that ends a block: a UUID, as AiSOC's own are, that follows from the id of the request that
+/// blocked.
 #[must_use]
 pub fn lifting_id(request_id: &str) -> String {
-    "expiry:"
-        .chars()
-        .chain(request_id.chars())
-        .take(MAX_REQUEST_ID)
-        .collect()
+    let hash = hash(&format!("expiry:{request_id}")) + &hash(&format!("end:{request_id}"));
+    let (start, end) = (&hash[..13], &hash[16..]);
+    // Version 8 and the variant of RFC 9562
+    format!(
+        "{}-{}-8{}-8{}-{}",
+        &start[..8],
+        &start[8..12],
+        &hash[13..16],
+        &end[1..4],
+        &end[4..]
+    )
 }

@@ -14,7 +14,7 @@ use super::network_acl::tests::{acl, default_entries, entry};
 use super::network_acl::{Effect, Entry, RuleNumbers, protocol_number};
 use super::*;
 use crate::policy::tests::policy;
-use crate::request::Action;
+use crate::request::{Action, Vendor};
 use crate::rule::Protocol;
 use crate::{Enforcement, ErrorCode, Policy};
 
@@ -38,6 +38,7 @@ fn request(id: &str) -> Request {
     Request {
         request_id: id.to_owned(),
         action: Action::BlockIp,
+        vendor: Vendor::default(),
         group: "sg-0123abcd".parse().unwrap(),
         region: None,
         rule: tcp("203.0.113.7"),
@@ -50,6 +51,11 @@ fn request(id: &str) -> Request {
         only_if_blocked_by: None,
         only_if_expires_at: None,
     }
+}
+
+fn is_uuid(id: &str) -> bool {
+    let parts: Vec<usize> = id.split('-').map(str::len).collect();
+    parts == [8, 4, 4, 4, 12] && id.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit())
 }
 
 fn group() -> Group {
@@ -899,7 +905,7 @@ proptest! {
         prop_assert_eq!((allow.action, allow.rule, &allow.group), (Action::AllowIp, rule, &block.group));
         prop_assert_eq!((allow.region.as_ref(), &allow.role), (Some(&block.region), &block.role));
         prop_assert_eq!((allow.only_if_blocked_by, allow.only_if_expires_at), (Some(id), Some(end)));
-        prop_assert!(allow.request_id.starts_with("expiry:") && allow.request_id.chars().count() <= 256);
+        prop_assert!(is_uuid(&allow.request_id));
         prop_assert!(!allow.dry_run);
         prop_assert_eq!(schedule::name(&block.region, &allow.group, &allow.rule), schedule.name);
         let endless = Terms { expires_at: None, ..terms };

@@ -6,3 +6,4 @@ pub mod blocks;
 pub mod ec2;
 pub mod results;
 pub mod scheduler;
+pub mod security_hub;

@@ -29,7 +29,7 @@ impl ResultSink for ResultsQueue {
         let Some(url) = &self.url else {
             return Ok(());
         };
-        // A rejected request may have held anything.
+        // A refused request may have held anything.
         let body = serde_json::to_string(outcome)
             .map(sqs::escape_json)
             .map_err(|error| AwsError::new(SEND_MESSAGE, ErrorKind::Rejected, error.to_string()))?;

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use actions::block::compare::listed;
 use actions::block::fault::{self, Fault, FaultKind, KnownFault};
 use actions::block::{Changed, Comparison, DenyEntry, ListState, Seen, State, schedule};
-use actions::result::{AUDIT, MAX_LISTED, NetworkAclEntry};
-use actions::{Block, Details, Enforcement, ErrorCode, ErrorDetail, IngressRule, Outcome, Status};
+use actions::result::{Flags, MAX_LISTED, NetworkAclEntry};
+use actions::{Block, Details, Enforcement, ErrorCode, ErrorDetail, IngressRule, Outcome, Subject};
 use aws_support::credentials::Refresh;
 use aws_support::{AwsError, Clock};
 use aws_text::{Region, RoleArn, SecurityGroupId};
@@ -564,20 +564,19 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Audit<'_, A, T, S, C> {
             remedy: finding.remedy.clone(),
             retryable: false,
         });
-        let outcome = Outcome {
-            request_id: self.id.to_owned(),
-            action: Some(AUDIT.to_owned()),
-            target: finding.target.clone(),
-            status: if is_same { Status::Failed } else { Status::Succeeded },
+        let flags = Flags {
             changed: finding.changed,
             enforced: finding.enforced,
             verified: !is_same || finding.is_contained,
-            summary: finding.text.clone(),
-            details: finding.details.clone(),
-            error,
-            notes: actions::request::Notes::default(),
-            completed_at: self.executor.clock.stamp(),
         };
+        let outcome = Outcome::of_audit(
+            Subject::of_audit(self.id, finding.target.clone()),
+            error,
+            flags,
+            &finding.text,
+            finding.details.clone(),
+            self.executor.clock.stamp(),
+        );
         let then = if is_same {
             Then::Keep(fault)
         } else {
@@ -649,24 +648,21 @@ impl<A: Accounts, T: Blocks, S: Schedules, C: Clock> Audit<'_, A, T, S, C> {
             (_, None) => format!("{group} is as it should be again"),
         };
         Telling {
-            outcome: Outcome {
-                request_id: self.id.to_owned(),
-                action: Some(AUDIT.to_owned()),
-                target: fault.rule.map(|rule: IngressRule| rule.source().to_string()),
-                status: Status::Succeeded,
-                changed: false,
-                enforced: false,
-                verified: true,
-                summary: text,
-                details: Details {
+            outcome: Outcome::of_audit(
+                Subject::of_audit(self.id, fault.rule.map(|rule: IngressRule| rule.source().to_string())),
+                None,
+                Flags {
+                    verified: true,
+                    ..Flags::default()
+                },
+                &text,
+                Details {
                     security_group_id: Some(group.to_string()),
                     region: Some(place.region.to_string()),
                     ..Details::default()
                 },
-                error: None,
-                notes: actions::request::Notes::default(),
-                completed_at: self.executor.clock.stamp(),
-            },
+                self.executor.clock.stamp(),
+            ),
             then: Then::Forget(known.clone()),
         }
     }

@@ -157,11 +157,11 @@ fn fire(world: &World) -> Value {
 }
 
 fn code(answer: &Value) -> &str {
-    answer["error"]["code"].as_str().unwrap_or("none")
+    answer["details"]["error"]["code"].as_str().unwrap_or("none")
 }
 
 fn message(answer: &Value) -> &str {
-    answer["error"]["message"].as_str().unwrap_or_default()
+    answer["details"]["error"]["message"].as_str().unwrap_or_default()
 }
 
 /// The entries of a result: network ACL, and whether it was changed.
@@ -302,7 +302,7 @@ async fn a_refusal_of_a_message_that_came_before_says_that_its_block_stands() {
     assert_eq!(told(&result).len(), 2);
     // One that made nothing is refused as at first.
     let result = world.deliver(&block("r-2"), 2).await.unwrap();
-    is(&result, "rejected", false, false, false);
+    is(&result, "blocked", false, false, false);
 }
 
 #[tokio::test(start_paused = true)]
@@ -312,7 +312,7 @@ async fn a_named_acl_without_a_subnet_is_no_enforcement() {
     let mut request = block("r-1");
     request["params"]["aws_network_acl_ids"] = json!([ACL_A]);
     let answer = world.bare(&request).await;
-    is(&answer, "rejected", false, false, false);
+    is(&answer, "failed", false, false, false);
     assert_eq!(code(&answer), "network_acl_without_subnet");
     assert_eq!(world.writes(), [""; 0]);
 }
@@ -689,7 +689,7 @@ async fn a_full_acl_leaves_nothing_behind() {
     let answer = by_quota.bare(&expiring("r-1", 60)).await;
     is(&answer, "failed", false, false, false);
     assert_eq!(
-        (code(&answer), &answer["error"]["retryable"]),
+        (code(&answer), &answer["details"]["error"]["retryable"]),
         ("network_acl_full", &json!(false))
     );
     assert_eq!(by_quota.things.borrow().acls, before);
@@ -722,7 +722,7 @@ async fn a_roll_back_that_fails_is_tried_again_or_finished_by_the_audit() {
     world.fail("revoke", ErrorKind::Rejected, "Some");
     let result = world.deliver(&block("r-1"), 1).await.unwrap();
     assert_eq!(
-        (&result["status"], &result["error"]["retryable"]),
+        (&result["status"], &result["details"]["error"]["retryable"]),
         (&json!("failed"), &json!(false))
     );
     assert_eq!(result["changed"], true, "its rule stands");
@@ -957,7 +957,7 @@ async fn a_schedule_left_over_spoils_nothing() {
     // One that could be deleted at the next attempt is worth one.
     world.bare(&expiring("r-4", 3600)).await;
     throttle(&world, "delete", 1);
-    assert_eq!(world.bare(&allow("r-5")).await["error"]["retryable"], true);
+    assert_eq!(world.bare(&allow("r-5")).await["details"]["error"]["retryable"], true);
     assert_eq!(world.bare(&allow("r-5")).await["status"], "succeeded");
     assert_nothing_left(&world);
 }
@@ -988,7 +988,7 @@ async fn what_the_table_does_not_know_is_lifted_by_equality() {
     let answer = world.bare(&allow("r-5")).await;
     assert_eq!(
         (&answer["status"], code(&answer)),
-        (&json!("rejected"), "group_not_enrolled")
+        (&json!("blocked"), "group_not_enrolled")
     );
     assert_eq!(*world.things.borrow(), before);
 }

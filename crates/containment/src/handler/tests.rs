@@ -146,10 +146,15 @@ async fn refusals_reach_no_write() {
         (not_owned, "network_acl_not_owned"),
     ] {
         let answer = world.bare(&body("r-1", "BLOCK_IP", GROUP_A)).await;
-        assert_eq!(answer["status"], "rejected", "{answer}");
-        assert_eq!(answer["error"]["code"], code);
+        let status = if code == "network_acl_without_subnet" {
+            "failed"
+        } else {
+            "blocked"
+        };
+        assert_eq!(answer["status"], status, "{answer}");
+        assert_eq!(answer["details"]["error"]["code"], code);
         assert_eq!(
-            (&answer["changed"], &answer["error"]["retryable"]),
+            (&answer["changed"], &answer["details"]["error"]["retryable"]),
             (&json!(false), &json!(false))
         );
         assert_eq!(world.writes(), [""; 0]);
@@ -173,8 +178,8 @@ async fn what_the_policy_refuses_reaches_no_call() {
     ] {
         let answer = world.bare(&request).await;
         assert_eq!(
-            (&answer["status"], &answer["error"]["code"]),
-            (&json!("rejected"), &json!(code))
+            (&answer["status"], &answer["details"]["error"]["code"]),
+            (&json!("blocked"), &json!(code))
         );
     }
     assert_eq!(*world.calls.borrow(), ["send r-1", "send r-2", "send r-3"]);
@@ -188,7 +193,7 @@ async fn a_check_that_cannot_be_made_changes_nothing() {
             let answer = world.bare(&body("r-1", "BLOCK_IP", GROUP_A)).await;
             assert_eq!(answer["status"], "failed");
             assert_eq!(
-                answer["error"]["retryable"],
+                answer["details"]["error"]["retryable"],
                 kind == ErrorKind::Throttled,
                 "{operation}"
             );
@@ -235,7 +240,10 @@ async fn a_bare_request_that_does_not_get_the_lease_is_busy_and_may_be_sent_agai
         (&json!("failed"), &json!(false))
     );
     assert_eq!(
-        (&answer["error"]["code"], &answer["error"]["retryable"]),
+        (
+            &answer["details"]["error"]["code"],
+            &answer["details"]["error"]["retryable"]
+        ),
         (&json!("busy"), &json!(true))
     );
     assert!(world.calls_of(&["begin"]).len() > 2, "it waits for it");
@@ -257,7 +265,7 @@ async fn an_undecided_bare_request_is_answered_as_retryable_and_sent_nowhere() {
     let world = World::failing("read", ErrorKind::Unreachable, "x");
     let answer = world.bare(&body("r-1", "BLOCK_IP", GROUP_A)).await;
     assert_eq!(
-        (&answer["status"], &answer["error"]["retryable"]),
+        (&answer["status"], &answer["details"]["error"]["retryable"]),
         (&json!("failed"), &json!(true))
     );
     assert!(world.sent.borrow().is_empty());
@@ -340,7 +348,7 @@ async fn a_bad_message_is_answered_once_and_costs_no_other() {
         ])
         .await;
     assert!(failed.is_empty());
-    let expected = [("m-1", "rejected"), ("m-2", "rejected"), ("r-3", "succeeded")];
+    let expected = [("m-1", "failed"), ("m-2", "failed"), ("r-3", "succeeded")];
     assert_eq!(
         answered(&world),
         expected.map(|(id, status)| (id.to_owned(), status.to_owned()))
@@ -366,7 +374,7 @@ async fn what_fails_for_good_is_answered_and_acknowledged() {
             .is_empty()
     );
     assert_eq!(world.sent.borrow()[0]["status"], "failed");
-    assert_eq!(world.sent.borrow()[0]["error"]["code"], "rule_limit_reached");
+    assert_eq!(world.sent.borrow()[0]["details"]["error"]["code"], "rule_limit_reached");
     assert!(world.retried.borrow().is_empty());
 }
 
@@ -387,7 +395,7 @@ async fn an_event_that_cannot_be_read_fails_before_anything_is_done() {
 #[tokio::test(start_paused = true)]
 async fn an_array_is_no_sqs_event() {
     let answer = World::default().bare(&json!([{"messageId": "m", "body": "{}"}])).await;
-    assert_eq!(answer["error"]["code"], "invalid_request");
+    assert_eq!(answer["details"]["error"]["code"], "invalid_request");
 }
 
 #[tokio::test(start_paused = true)]
@@ -420,7 +428,7 @@ async fn each_request_is_counted_once_by_how_it_ended() {
     let retried = "RequestsRetried";
     assert_eq!(
         endings,
-        [["RequestsSucceeded"], ["RequestsRejected"], [retried], [retried]]
+        [["RequestsSucceeded"], ["RequestsFailed"], [retried], [retried]]
     );
 }
 
@@ -451,7 +459,7 @@ async fn a_mode_that_is_not_known_does_nothing() {
     for name in ["request_id", "action", "capability", "target"] {
         let request = json!({"mode": "audit", name: "x"});
         assert_eq!(
-            World::default().bare(&request).await["error"]["code"],
+            World::default().bare(&request).await["details"]["error"]["code"],
             "invalid_request"
         );
     }
@@ -532,7 +540,7 @@ async fn a_fault_counts_as_told_once_sqs_has_confirmed_its_result() {
     let report = world.audit().await;
     assert_eq!(report["places"][0]["block_lists_in_use"], 1);
     assert_eq!(world.sent.borrow().len(), 1);
-    assert_eq!(world.sent.borrow()[0]["error"]["code"], "group_in_use");
+    assert_eq!(world.sent.borrow()[0]["details"]["error"]["code"], "group_in_use");
     assert!(world.faults.borrow().values().all(|known| known.is_told));
     world.audit().await;
     assert_eq!(world.sent.borrow().len(), 1);
