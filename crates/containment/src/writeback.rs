@@ -32,6 +32,9 @@ const PAUSES: [Duration; 5] = [
     Duration::from_secs(4),
 ];
 
+/// Left of the invocation's time when the change is read back: what is written is to be told.
+const FOR_THE_RESULT: Duration = Duration::from_secs(10);
+
 /// Why a request is not carried out.
 enum Stop {
     Refused(Refusal),
@@ -161,6 +164,7 @@ impl<F: Findings, C: Clock> WriteBack<F, C> {
     /// Whether Security Hub shows the change within some seconds. What is written is written, whether or not it can be
     /// read back.
     async fn is_shown(&self, region: &Region, key: &FindingKey, update: &Update, deadline: &Deadline) -> bool {
+        let deadline = &Deadline::after(deadline.left().saturating_sub(FOR_THE_RESULT));
         for pause in std::iter::once(Duration::ZERO).chain(PAUSES) {
             if deadline.bound(tokio::time::sleep(pause)).await.is_err() {
                 return false;
@@ -443,6 +447,19 @@ mod tests {
             let summary = answer["summary"].as_str().unwrap();
             assert!(summary.contains("Security Hub does not show it yet"), "{summary}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reading_back_leaves_time_for_the_result() {
+        let world = world(&[finding(GUARDDUTY)]);
+        *world.stale_findings.borrow_mut() = vec![vec![finding(GUARDDUTY)]; 9];
+        let started = tokio::time::Instant::now();
+        let deadline = Deadline::after(FOR_THE_RESULT + Duration::from_secs(1));
+        let request = verdict("benign").to_string();
+        let answer = world.containment().handle(&request, "id", &deadline).await.unwrap();
+        assert_eq!((&answer["changed"], &answer["verified"]), (&json!(true), &json!(false)));
+        assert_eq!(world.sent.borrow().len(), 1);
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! Findings of Security Hub, in both of its formats.
 //!
 //! A finding is read as JSON, and not by the SDK: of its type one member of another kind than expected fails the whole
-//! answer, and its code needs more stack than a function has in a debug build. So [`Capture`] takes the body of a good
+//! answer, and its code needs more stack than a function has in a debug build. So `Capture` takes the body of a good
 //! answer before the SDK reads it.
 
 use std::collections::HashMap;
