@@ -1,45 +1,46 @@
-//! The delivery ledger in DynamoDB. Partition key `pk`, a string; TTL attribute `expires_at`, in seconds since 1970.
+//! The state table in DynamoDB. Partition key `pk` and sort key `sk`, both strings; TTL attribute `expires_at`, in seconds
+//! since 1970.
 //!
-//! | `pk` | other attributes |
-//! |---|---|
-//! | `event#<event_id>` | `expires_at` |
-//! | `reading#…` | `revision`, `writer`, `through`, `open`, `start`, `end`, `position`, `unclean`, `unordered`, `token`, `token_start`, `token_end`; `expires_at` where the reading does not last |
+//! | `pk` | `sk` | other attributes |
+//! |---|---|---|
+//! | `delivered#<UTC day of UpdatedAt, or none>` | `<UpdatedAt of the latest version>#<run>#<n>` | `digests`, `first`, `expires_at` |
+//! | `checkpoint#<region>#<filters>` | `incremental`, `sweep`, `backfill#<start>#<end>` | see [`crate::poll::checkpoint`] |
+//! | `lease` | `lease` | `holder`, `until`, `expires_at` |
+//! | `parked#events` | the event id | see [`ParkedItem`] |
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
+use asff::{Digest, EventId};
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::BuildError;
-use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, PutRequest, WriteRequest};
+use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::primitives::Blob;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use aws_support::deadline::OutOfTime;
 use aws_support::{AwsError, Clock, Deadline, ErrorKind, call};
-use futures::future::try_join_all;
+use aws_text::Region;
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
-use crate::ledger::{DeliveryLedger, Keeping, Kept, ReadingKey};
-use crate::query::Range;
-use crate::reading::{NextPage, Reading, Window};
+use crate::delivery::ledger::{Day, DeliveredItem, DeliveredItems, ItemPage};
+use crate::delivery::parking::{Parked, ParkedEvents};
+use crate::poll::checkpoint::{Checkpoint, CheckpointKey, Checkpoints, INCREMENTAL, Kept, SWEEP, Window};
+use crate::poll::lease::{LONGEST, Lease, Leases};
+use crate::security_hub::Range;
 
-/// IAM action of the calls.
-pub const BATCH_GET: &str = "dynamodb:BatchGetItem";
-/// IAM action of the calls.
-pub const BATCH_WRITE: &str = "dynamodb:BatchWriteItem";
-/// IAM action of the calls.
-pub const GET: &str = "dynamodb:GetItem";
-/// IAM action of the calls.
-pub const PUT: &str = "dynamodb:PutItem";
+const QUERY: &str = "dynamodb:Query";
+const GET: &str = "dynamodb:GetItem";
+const PUT: &str = "dynamodb:PutItem";
+const DELETE: &str = "dynamodb:DeleteItem";
 
-/// The most keys of one `BatchGetItem` (DynamoDB API reference).
-const MAX_GET: usize = 100;
-/// The most items of one `BatchWriteItem` (DynamoDB API reference).
-const MAX_WRITE: usize = 25;
-/// How often what DynamoDB left unprocessed is asked for again.
-const MAX_ROUNDS: u32 = 8;
-/// Wait before the second round; it doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The code of an item that holds what the connector never wrote.
+pub const UNREADABLE: &str = "UnreadableItem";
 
-/// The ledger in a DynamoDB table.
+/// The state table.
 #[derive(Clone, Debug)]
-pub struct DynamoLedger<C> {
+pub struct StateTable<C> {
     client: Client,
     table: String,
     ttl: Duration,
@@ -48,8 +49,49 @@ pub struct DynamoLedger<C> {
 
 type Item = HashMap<String, AttributeValue>;
 
-impl<C: Clock> DynamoLedger<C> {
-    /// The ledger in `table`; deliveries are remembered for `ttl`.
+const LEASE: &str = "lease";
+const PARKED: &str = "parked#events";
+/// A lease that was left behind is deleted some time after its end.
+const LEASE_KEPT_SECONDS: i64 = 86_400;
+
+#[derive(Serialize, Deserialize)]
+struct WithKey<T> {
+    pk: String,
+    sk: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<i64>,
+    #[serde(flatten)]
+    rest: T,
+}
+
+#[derive(Serialize, Deserialize)]
+struct BackfillItem {
+    window: Window,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LeaseItem {
+    holder: String,
+    /// Milliseconds since 1970
+    until: i64,
+}
+
+/// A refused event. Its body is not kept: it may be larger than an item.
+#[derive(Serialize, Deserialize)]
+struct ParkedItem {
+    region: Region,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    finding_id: Option<String>,
+    code: String,
+    message: String,
+    refusals: u32,
+    is_parked: bool,
+    run: String,
+    offered_at: Timestamp,
+}
+
+impl<C: Clock> StateTable<C> {
+    /// The table of this name; what is of use for a time only is kept for `ttl`.
     #[must_use]
     pub fn new(client: Client, table: String, ttl: Duration, clock: C) -> Self {
         Self {
@@ -60,509 +102,346 @@ impl<C: Clock> DynamoLedger<C> {
         }
     }
 
-    fn expires_at(&self) -> AttributeValue {
-        let now = u64::try_from(self.clock.now().as_second()).unwrap_or_default();
-        AttributeValue::N((now + self.ttl.as_secs()).to_string())
+    fn expires_at(&self) -> i64 {
+        let ttl = i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX);
+        self.clock.now().as_second().saturating_add(ttl)
     }
 
-    async fn read(&self, ids: &[&str], deadline: &Deadline) -> Result<HashSet<String>, AwsError> {
-        let mut keys: Vec<Item> = ids.iter().map(|id| key(&event_key(id))).collect();
-        let mut found = HashSet::new();
-        let mut pause = Pause::new(BATCH_GET);
-        while !keys.is_empty() {
-            // A delivery may have been recorded the moment before, by the run before.
-            let wanted = KeysAndAttributes::builder()
-                .set_keys(Some(keys))
-                .consistent_read(true)
-                .projection_expression("pk")
-                .build()
-                .map_err(|error| malformed(BATCH_GET, &error))?;
-            let request = self.client.batch_get_item().request_items(&self.table, wanted);
-            let answer = call(BATCH_GET, deadline, request.send()).await?;
-            let items = answer
-                .responses
-                .unwrap_or_default()
-                .remove(&self.table)
-                .unwrap_or_default();
-            found.extend(items.iter().filter_map(|item| {
-                let pk = item.get("pk")?.as_s().ok()?;
-                pk.strip_prefix(EVENT).map(str::to_owned)
-            }));
-            keys = answer
-                .unprocessed_keys
-                .unwrap_or_default()
-                .remove(&self.table)
-                .map(|unprocessed| unprocessed.keys)
-                .unwrap_or_default();
-            if !keys.is_empty() {
-                pause.wait(deadline).await?;
-            }
+    fn unreadable(&self, action: &'static str, pk: &str, sk: &str, problem: &str) -> AwsError {
+        AwsError {
+            code: Some(UNREADABLE.to_owned()),
+            ..AwsError::new(
+                action,
+                ErrorKind::Rejected,
+                format!("the item pk={pk:?} sk={sk:?} of table {} {problem}", self.table),
+            )
         }
-        Ok(found)
     }
 
-    async fn write(&self, ids: &[String], deadline: &Deadline) -> Result<(), AwsError> {
-        let expires_at = self.expires_at();
-        let mut requests = ids
-            .iter()
-            .map(|id| {
-                let mut item = key(&event_key(id));
-                item.insert("expires_at".to_owned(), expires_at.clone());
-                let put = PutRequest::builder().set_item(Some(item)).build()?;
-                Ok(WriteRequest::builder().put_request(put).build())
-            })
-            .collect::<Result<Vec<_>, BuildError>>()
-            .map_err(|error| malformed(BATCH_WRITE, &error))?;
-        let mut pause = Pause::new(BATCH_WRITE);
-        while !requests.is_empty() {
-            let request = self.client.batch_write_item().request_items(&self.table, requests);
-            let answer = call(BATCH_WRITE, deadline, request.send()).await?;
-            requests = answer
-                .unprocessed_items
-                .unwrap_or_default()
-                .remove(&self.table)
-                .unwrap_or_default();
-            if !requests.is_empty() {
-                pause.wait(deadline).await?;
-            }
+    fn read<T: DeserializeOwned>(&self, action: &'static str, item: Item) -> Result<T, AwsError> {
+        let (pk, sk) = (text(&item, "pk").to_owned(), text(&item, "sk").to_owned());
+        serde_dynamo::from_item(item)
+            .map_err(|error| self.unreadable(action, &pk, &sk, &format!("cannot be read: {error}")))
+    }
+
+    /// Consistent: what counts may have been written the moment before.
+    async fn query(
+        &self,
+        pk: &str,
+        from: Option<&str>,
+        after: Option<&str>,
+        deadline: &Deadline,
+    ) -> Result<(Vec<Item>, Option<String>), AwsError> {
+        let mut request = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .consistent_read(true)
+            .expression_attribute_values(":pk", AttributeValue::S(pk.to_owned()))
+            .set_exclusive_start_key(after.map(|sk| key(pk, sk)));
+        request = match from {
+            None => request.key_condition_expression("pk = :pk"),
+            Some(from) => request
+                .key_condition_expression("pk = :pk AND sk >= :from")
+                .expression_attribute_values(":from", AttributeValue::S(from.to_owned())),
+        };
+        let answer = call(QUERY, deadline, request.send()).await?;
+        let next = answer.last_evaluated_key.map(|last| text(&last, "sk").to_owned());
+        Ok((answer.items.unwrap_or_default(), next))
+    }
+
+    async fn put<T: Serialize>(
+        &self,
+        pk: &str,
+        sk: &str,
+        expires_at: Option<i64>,
+        rest: &T,
+        deadline: &Deadline,
+    ) -> Result<(), AwsError> {
+        let item = self.item(pk, sk, expires_at, rest)?;
+        let request = self.client.put_item().table_name(&self.table).set_item(Some(item));
+        call(PUT, deadline, request.send()).await.map(|_| ())
+    }
+
+    fn item<T: Serialize>(&self, pk: &str, sk: &str, expires_at: Option<i64>, rest: &T) -> Result<Item, AwsError> {
+        let item = WithKey {
+            pk: pk.to_owned(),
+            sk: sk.to_owned(),
+            expires_at,
+            rest,
+        };
+        serde_dynamo::to_item(item).map_err(|error| self.unreadable(PUT, pk, sk, &format!("cannot be written: {error}")))
+    }
+
+    async fn delete(&self, pk: &str, sk: &str, deadline: &Deadline) -> Result<(), AwsError> {
+        let request = self
+            .client
+            .delete_item()
+            .table_name(&self.table)
+            .set_key(Some(key(pk, sk)));
+        call(DELETE, deadline, request.send()).await.map(|_| ())
+    }
+
+    fn delivered(&self, item: &Item, day: Day, pk: &str) -> Result<DeliveredItem, AwsError> {
+        let sk = text(item, "sk");
+        let nonsense = |name: &str| self.unreadable(QUERY, pk, sk, &format!("has no usable {name}"));
+        let bytes = match item.get("digests") {
+            Some(AttributeValue::B(bytes)) => bytes.as_ref(),
+            _ => return Err(nonsense("digests")),
+        };
+        let (digests, rest) = bytes.as_chunks::<{ size_of::<Digest>() }>();
+        if !rest.is_empty() {
+            return Err(nonsense("digests"));
         }
-        Ok(())
+        let expires_at = match item.get("expires_at") {
+            Some(AttributeValue::N(number)) => number.parse().map_err(|_| nonsense("expires_at"))?,
+            _ => return Err(nonsense("expires_at")),
+        };
+        Ok(DeliveredItem {
+            day,
+            // Without it, the item may hold any version of the day.
+            first: text(item, "first").parse().ok(),
+            last: sk.split('#').next().and_then(|time| time.parse().ok()),
+            digests: digests.to_vec(),
+            expires_at,
+        })
     }
 }
 
-impl<C: Clock> DeliveryLedger for DynamoLedger<C> {
-    async fn delivered(&self, event_ids: &[&str], deadline: &Deadline) -> Result<HashSet<String>, AwsError> {
-        let chunks = event_ids.chunks(MAX_GET).map(|ids| self.read(ids, deadline));
-        Ok(try_join_all(chunks).await?.into_iter().flatten().collect())
+/// The text of an attribute; empty where there is none.
+fn text<'i>(item: &'i Item, name: &str) -> &'i str {
+    item.get(name)
+        .and_then(|value| value.as_s().ok())
+        .map_or("", String::as_str)
+}
+
+fn key(pk: &str, sk: &str) -> Item {
+    let text = |value: &str| AttributeValue::S(value.to_owned());
+    HashMap::from([("pk".to_owned(), text(pk)), ("sk".to_owned(), text(sk))])
+}
+
+fn delivered_key(day: Day) -> String {
+    format!("delivered#{day}")
+}
+
+/// Of one width, so that texts are in order as times are.
+fn stamp(updated: Option<Timestamp>) -> String {
+    updated.map_or_else(|| "none".to_owned(), |updated| format!("{updated:.3}"))
+}
+
+fn checkpoint_key(key: &CheckpointKey) -> String {
+    format!("checkpoint#{}#{}", key.region, key.filters)
+}
+
+fn backfill_key(range: Range) -> String {
+    format!("backfill#{}#{}", range.start, range.end)
+}
+
+impl<C: Clock> DeliveredItems for StateTable<C> {
+    async fn items(
+        &self,
+        day: Day,
+        from: Option<Timestamp>,
+        after: Option<&str>,
+        deadline: &Deadline,
+    ) -> Result<ItemPage, AwsError> {
+        let pk = delivered_key(day);
+        let from = from.map(|from| stamp(Some(from)));
+        let (items, next) = self.query(&pk, from.as_deref(), after, deadline).await?;
+        let items = items.iter().map(|item| self.delivered(item, day, &pk));
+        Ok((items.collect::<Result<_, _>>()?, next))
     }
 
-    async fn record(&self, event_ids: &[String], deadline: &Deadline) -> Result<(), AwsError> {
-        let chunks = event_ids.chunks(MAX_WRITE).map(|ids| self.write(ids, deadline));
-        // All are tried, whatever becomes of one: what is not recorded would be sent again.
-        futures::future::join_all(chunks).await.into_iter().collect()
+    async fn add(&self, item: &DeliveredItem, run: &str, number: u64, deadline: &Deadline) -> Result<(), AwsError> {
+        let mut attributes = key(
+            &delivered_key(item.day),
+            &format!("{}#{run}#{number}", stamp(item.last)),
+        );
+        attributes.extend([
+            ("digests".to_owned(), AttributeValue::B(Blob::new(item.digests.concat()))),
+            ("expires_at".to_owned(), AttributeValue::N(item.expires_at.to_string())),
+        ]);
+        if item.first.is_some() {
+            attributes.insert("first".to_owned(), AttributeValue::S(stamp(item.first)));
+        }
+        let request = self.client.put_item().table_name(&self.table).set_item(Some(attributes));
+        call(PUT, deadline, request.send()).await.map(|_| ())
+    }
+}
+
+impl<C: Clock> ParkedEvents for StateTable<C> {
+    async fn parked(&self, most: usize, deadline: &Deadline) -> Result<Vec<Parked>, AwsError> {
+        let mut parked = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let (items, next) = self.query(PARKED, None, after.as_deref(), deadline).await?;
+            for item in items {
+                let WithKey { pk, sk, rest, .. }: WithKey<ParkedItem> = self.read(QUERY, item)?;
+                let event_id = EventId::parse(&sk)
+                    .ok_or_else(|| self.unreadable(QUERY, &pk, &sk, "has no event id as its sort key"))?;
+                parked.push(Parked {
+                    event_id,
+                    region: rest.region,
+                    finding_id: rest.finding_id,
+                    code: rest.code,
+                    message: rest.message,
+                    refusals: rest.refusals,
+                    is_parked: rest.is_parked,
+                    run: rest.run,
+                    offered_at: rest.offered_at,
+                });
+            }
+            after = next;
+            if after.is_none() || parked.len() >= most {
+                parked.truncate(most);
+                return Ok(parked);
+            }
+        }
     }
 
-    async fn load(&self, reading: &ReadingKey, deadline: &Deadline) -> Result<Option<Kept>, AwsError> {
+    async fn park(&self, parked: &Parked, deadline: &Deadline) -> Result<(), AwsError> {
+        let item = ParkedItem {
+            region: parked.region.clone(),
+            finding_id: parked.finding_id.clone(),
+            code: parked.code.clone(),
+            message: parked.message.clone(),
+            refusals: parked.refusals,
+            is_parked: parked.is_parked,
+            run: parked.run.clone(),
+            offered_at: parked.offered_at,
+        };
+        let sk = parked.event_id.to_string();
+        self.put(PARKED, &sk, Some(self.expires_at()), &item, deadline).await
+    }
+
+    async fn unpark(&self, event_id: &EventId, deadline: &Deadline) -> Result<(), AwsError> {
+        self.delete(PARKED, &event_id.to_string(), deadline).await
+    }
+}
+
+impl<C: Clock> Checkpoints for StateTable<C> {
+    async fn load(&self, key: &CheckpointKey, deadline: &Deadline) -> Result<Kept, AwsError> {
+        let pk = checkpoint_key(key);
+        let mut kept = Kept {
+            incremental: Ok(None),
+            sweep: Ok(None),
+        };
+        let mut after: Option<String> = None;
+        loop {
+            let (items, next) = self.query(&pk, None, after.as_deref(), deadline).await?;
+            for item in items {
+                match text(&item, "sk") {
+                    INCREMENTAL => kept.incremental = self.read(QUERY, item).map(|item: WithKey<_>| Some(item.rest)),
+                    SWEEP => kept.sweep = self.read(QUERY, item).map(|item: WithKey<_>| Some(item.rest)),
+                    _ => {}
+                }
+            }
+            after = next;
+            if after.is_none() {
+                return Ok(kept);
+            }
+        }
+    }
+
+    async fn backfill(
+        &self,
+        of: &CheckpointKey,
+        range: Range,
+        deadline: &Deadline,
+    ) -> Result<Option<Window>, AwsError> {
+        let (pk, sk) = (checkpoint_key(of), backfill_key(range));
         let request = self
             .client
             .get_item()
             .table_name(&self.table)
-            .set_key(Some(key(&reading.text)))
+            .set_key(Some(key(&pk, &sk)))
             .consistent_read(true);
-        match call(GET, deadline, request.send()).await?.item {
-            None => Ok(None),
-            Some(item) => from_item(&item).map(Some).map_err(|problem| AwsError {
-                kind: ErrorKind::Rejected,
-                code: Some(NONSENSE.to_owned()),
-                message: format!("the item {:?} of table {} {problem}", reading.text, self.table),
-                ..AwsError::out_of_time(GET)
-            }),
+        let Some(item) = call(GET, deadline, request.send()).await?.item else {
+            return Ok(None);
+        };
+        let window = self.read::<WithKey<BackfillItem>>(GET, item)?.rest.window;
+        match window.check() {
+            Ok(()) => Ok(Some(window)),
+            Err(problem) => Err(self.unreadable(GET, &pk, &sk, &problem)),
         }
     }
 
-    async fn keep(
+    async fn save(&self, key: &CheckpointKey, checkpoint: &Checkpoint, deadline: &Deadline) -> Result<(), AwsError> {
+        let pk = checkpoint_key(key);
+        match checkpoint {
+            Checkpoint::Incremental(state) => self.put(&pk, INCREMENTAL, None, state, deadline).await,
+            Checkpoint::Sweep(state) => self.put(&pk, SWEEP, None, state, deadline).await,
+            Checkpoint::Backfill(range, window) => {
+                let item = BackfillItem { window: window.clone() };
+                self.put(&pk, &backfill_key(*range), Some(self.expires_at()), &item, deadline)
+                    .await
+            }
+        }
+    }
+
+    async fn forget_backfill(&self, key: &CheckpointKey, range: Range, deadline: &Deadline) -> Result<(), AwsError> {
+        self.delete(&checkpoint_key(key), &backfill_key(range), deadline).await
+    }
+
+    fn nonsense(&self, key: &CheckpointKey, sort_key: &str, problem: &str) -> AwsError {
+        self.unreadable(QUERY, &checkpoint_key(key), sort_key, problem)
+    }
+}
+
+impl<C: Clock> Leases for StateTable<C> {
+    async fn take(
         &self,
-        reading: &ReadingKey,
-        kept: &Kept,
-        revision: Option<u64>,
+        lease: &Lease,
+        now: Timestamp,
         deadline: &Deadline,
-    ) -> Result<Keeping, AwsError> {
-        let mut item = to_item(&reading.text, kept);
-        if !reading.lasting {
-            item.insert("expires_at".to_owned(), self.expires_at());
-        }
-        let request = self.client.put_item().table_name(&self.table).set_item(Some(item));
-        let request = match revision {
-            None => request.condition_expression("attribute_not_exists(pk)"),
-            Some(revision) => request
-                .condition_expression("revision = :revision")
-                .expression_attribute_values(":revision", AttributeValue::N(revision.to_string())),
+    ) -> Result<Result<(), Timestamp>, AwsError> {
+        let milliseconds = |instant: Timestamp| AttributeValue::N(instant.as_millisecond().to_string());
+        let item = LeaseItem {
+            holder: lease.holder.clone(),
+            until: lease.until.as_millisecond(),
         };
-        match call(PUT, deadline, request.send()).await {
-            Ok(_) => Ok(Keeping::Kept),
-            Err(error) if error.has_code("ConditionalCheckFailedException") => Ok(Keeping::Conflict),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// The code of an item that holds what the connector never wrote.
-pub const NONSENSE: &str = "UnreadableItem";
-
-const EVENT: &str = "event#";
-
-fn event_key(id: &str) -> String {
-    format!("{EVENT}{id}")
-}
-
-fn key(pk: &str) -> Item {
-    HashMap::from([("pk".to_owned(), AttributeValue::S(pk.to_owned()))])
-}
-
-fn malformed(action: &'static str, error: &BuildError) -> AwsError {
-    AwsError::new(action, ErrorKind::Rejected, error.to_string())
-}
-
-/// Waits between rounds, and ends them.
-struct Pause {
-    action: &'static str,
-    round: u32,
-    length: Duration,
-}
-
-impl Pause {
-    fn new(action: &'static str) -> Self {
-        Self {
-            action,
-            round: 1,
-            length: FIRST_PAUSE,
-        }
-    }
-
-    async fn wait(&mut self, deadline: &Deadline) -> Result<(), AwsError> {
-        if self.round == MAX_ROUNDS {
-            return Err(AwsError::new(
-                self.action,
-                ErrorKind::Throttled,
-                format!("DynamoDB left some of it unprocessed {MAX_ROUNDS} times"),
-            ));
-        }
-        deadline
-            .bound(tokio::time::sleep(self.length))
-            .await
-            .map_err(|_| AwsError::out_of_time(self.action))?;
-        self.round += 1;
-        self.length *= 2;
-        Ok(())
-    }
-}
-
-fn to_item(pk: &str, kept: &Kept) -> Item {
-    let mut item = key(pk);
-    let mut put = |name: &str, value| item.insert(name.to_owned(), value);
-    let time = |instant: Timestamp| AttributeValue::S(instant.to_string());
-    put("revision", AttributeValue::N(kept.revision.to_string()));
-    put("writer", AttributeValue::S(kept.writer.clone()));
-    if let Some(through) = kept.reading.through {
-        put("through", time(through));
-    }
-    if let Some(window) = &kept.reading.open {
-        put("open", AttributeValue::Bool(true));
-        if let Some(range) = window.range {
-            put("start", time(range.start));
-            put("end", time(range.end));
-        }
-        if let Some(position) = window.position {
-            put("position", time(position));
-        }
-        for (name, holds) in [("unclean", window.unclean), ("unordered", window.unordered)] {
-            if holds {
-                put(name, AttributeValue::Bool(true));
+        let expires_at = lease.until.as_second() + LEASE_KEPT_SECONDS;
+        let request = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(self.item(LEASE, LEASE, Some(expires_at), &item)?))
+            // A retry of the SDK finds its own lease where the first answer was lost.
+            .condition_expression(
+                "attribute_not_exists(pk) OR #until < :now OR #until > :latest OR holder = :holder",
+            )
+            .expression_attribute_names("#until", "until")
+            .expression_attribute_values(":now", milliseconds(now))
+            .expression_attribute_values(":latest", milliseconds(now.saturating_add(LONGEST).unwrap_or(now)))
+            .expression_attribute_values(":holder", AttributeValue::S(lease.holder.clone()))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        let sent = Box::pin(deadline.bound(request.send())).await;
+        match sent.map_err(|OutOfTime| AwsError::out_of_time(PUT))? {
+            Ok(_) => Ok(Ok(())),
+            Err(SdkError::ServiceError(error)) if error.err().is_conditional_check_failed_exception() => {
+                let held = match error.into_err() {
+                    PutItemError::ConditionalCheckFailedException(failed) => failed.item,
+                    _ => None,
+                };
+                let held: WithKey<LeaseItem> = self.read(PUT, held.unwrap_or_default())?;
+                let until = Timestamp::from_millisecond(held.rest.until);
+                until.map(Err).map_err(|_| self.unreadable(PUT, LEASE, LEASE, "has no time in until"))
             }
-        }
-        if let Some(page) = &window.page {
-            put("token", AttributeValue::S(page.token.clone()));
-            if let Some(range) = page.range {
-                put("token_start", time(range.start));
-                put("token_end", time(range.end));
-            }
-        }
-    }
-    item
-}
-
-/// Strict: what makes no sense must not be taken for a beginning, or for an end.
-fn from_item(item: &Item) -> Result<Kept, String> {
-    let text = |name: &str| match item.get(name) {
-        None => Ok(None),
-        Some(AttributeValue::S(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(format!("has no string in {name}")),
-    };
-    let time = |name: &str| match text(name)? {
-        None => Ok(None),
-        Some(text) => text
-            .parse::<Timestamp>()
-            .map(Some)
-            .map_err(|_| format!("has no time in {name} but {text:?}")),
-    };
-    let range = |start: &str, end: &str| match (time(start)?, time(end)?) {
-        (None, None) => Ok(None),
-        (Some(start), Some(end)) if start <= end => Ok(Some(Range { start, end })),
-        _ => Err(format!("has no range in {start} and {end}")),
-    };
-    let revision = match item.get("revision") {
-        Some(AttributeValue::N(number)) => number.parse().map_err(|_| "has no whole number in revision".to_owned()),
-        _ => Err("has no number in revision".to_owned()),
-    }?;
-    let flag = |name: &str| match item.get(name) {
-        None => Ok(false),
-        Some(AttributeValue::Bool(true)) => Ok(true),
-        Some(_) => Err(format!("has something else than true in {name}")),
-    };
-    let open = if flag("open")? {
-        let page = match text("token")? {
-            None => None,
-            Some(token) => Some(NextPage {
-                token,
-                range: range("token_start", "token_end")?,
-            }),
-        };
-        let window = Window {
-            range: range("start", "end")?,
-            position: time("position")?,
-            page,
-            unclean: flag("unclean")?,
-            unordered: flag("unordered")?,
-        };
-        let is_outside = |range: Range| window.position.is_some_and(|at| at < range.start || at > range.end);
-        if window.range.is_some_and(is_outside) {
-            return Err("has a position outside of start and end".to_owned());
-        }
-        Some(window)
-    } else {
-        None
-    };
-    Ok(Kept {
-        reading: Reading {
-            through: time("through")?,
-            open,
-        },
-        revision,
-        writer: text("writer")?.unwrap_or_default(),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
-    use aws_sdk_dynamodb::operation::batch_get_item::BatchGetItemOutput;
-    use aws_sdk_dynamodb::operation::batch_write_item::BatchWriteItemOutput;
-    use aws_sdk_dynamodb::operation::get_item::GetItemOutput;
-    use aws_sdk_dynamodb::operation::put_item::{PutItemError, PutItemOutput};
-    use aws_sdk_dynamodb::types::error::ConditionalCheckFailedException;
-    use aws_smithy_mocks::{MockResponseInterceptor, Rule, RuleMode, create_mock_http_client, mock};
-
-    use super::*;
-
-    #[derive(Clone, Debug)]
-    struct At;
-
-    impl Clock for At {
-        fn now(&self) -> Timestamp {
-            Timestamp::constant(1_000_000, 0)
+            Err(error) => Err(AwsError::from_sdk(PUT, &error)),
         }
     }
 
-    fn ledger(rules: &[&Rule]) -> DynamoLedger<At> {
-        let interceptor = rules.iter().fold(
-            MockResponseInterceptor::new().rule_mode(RuleMode::MatchAny),
-            |i, rule| i.with_rule(rule),
-        );
-        let config = aws_sdk_dynamodb::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("us-east-1"))
-            .credentials_provider(Credentials::new("id", "secret", None, None, "test"))
-            .http_client(create_mock_http_client())
-            .interceptor(interceptor)
-            .build();
-        DynamoLedger::new(
-            Client::from_conf(config),
-            "state".to_owned(),
-            Duration::from_mins(1),
-            At,
-        )
-    }
-
-    fn deadline() -> Deadline {
-        Deadline::after(Duration::from_mins(1))
-    }
-
-    fn lasting() -> ReadingKey {
-        ReadingKey {
-            text: "reading#r".to_owned(),
-            lasting: true,
+    async fn release(&self, lease: &Lease, deadline: &Deadline) -> Result<(), AwsError> {
+        let request = self
+            .client
+            .delete_item()
+            .table_name(&self.table)
+            .set_key(Some(key(LEASE, LEASE)))
+            .condition_expression("holder = :holder")
+            .expression_attribute_values(":holder", AttributeValue::S(lease.holder.clone()));
+        match call(DELETE, deadline, request.send()).await {
+            Err(error) if !error.has_code("ConditionalCheckFailedException") => Err(error),
+            _ => Ok(()),
         }
-    }
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::constant(second, 500_000_000)
-    }
-
-    fn kept(reading: Reading) -> Kept {
-        Kept {
-            reading,
-            revision: 7,
-            writer: "run".to_owned(),
-        }
-    }
-
-    fn readings() -> Vec<Reading> {
-        let range = Some(Range {
-            start: at(1),
-            end: at(9),
-        });
-        let page = Some(NextPage {
-            token: "t".to_owned(),
-            range,
-        });
-        vec![
-            Reading::default(),
-            Reading {
-                through: Some(at(5)),
-                open: Some(Window {
-                    range,
-                    position: Some(at(3)),
-                    page: page.clone(),
-                    unclean: true,
-                    unordered: false,
-                }),
-            },
-            Reading {
-                through: None,
-                open: Some(Window::new(None)),
-            },
-            Reading {
-                through: None,
-                open: Some(Window {
-                    page: Some(NextPage {
-                        token: "t".to_owned(),
-                        range: None,
-                    }),
-                    unordered: true,
-                    ..Window::new(None)
-                }),
-            },
-        ]
-    }
-
-    #[test]
-    fn a_reading_is_read_as_it_was_kept() {
-        for reading in readings() {
-            let kept = kept(reading);
-            assert_eq!(from_item(&to_item("reading#r", &kept)), Ok(kept));
-        }
-    }
-
-    #[tokio::test]
-    async fn an_item_that_makes_no_sense_is_an_error_that_names_it() {
-        let good = to_item("reading#r", &kept(readings().remove(1)));
-        for (name, value) in [
-            ("through", AttributeValue::S("yesterday".to_owned())),
-            ("through", AttributeValue::N("5".to_owned())),
-            ("revision", AttributeValue::S("7".to_owned())),
-            ("open", AttributeValue::S("yes".to_owned())),
-            ("end", AttributeValue::S("1960-01-01T00:00:00Z".to_owned())),
-            ("position", AttributeValue::Bool(true)),
-            ("position", AttributeValue::S("2026-01-01T00:00:00Z".to_owned())),
-            ("unclean", AttributeValue::S("true".to_owned())),
-            ("token", AttributeValue::N("1".to_owned())),
-            ("token_start", AttributeValue::S(String::new())),
-        ] {
-            let mut item = good.clone();
-            item.insert(name.to_owned(), value);
-            let rule = mock!(Client::get_item)
-                .match_requests(|r| r.consistent_read() == Some(true) && r.table_name() == Some("state"))
-                .then_output(move || GetItemOutput::builder().set_item(Some(item.clone())).build());
-            let error = ledger(&[&rule]).load(&lasting(), &deadline()).await.unwrap_err();
-            assert!(error.has_code(NONSENSE));
-            assert!(error.message.contains("\"reading#r\" of table state"), "{error}");
-            assert!(!error.is_retryable());
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn keys_left_unprocessed_are_asked_for_again() {
-        let ids: Vec<String> = (0..3).map(|n| n.to_string()).collect();
-        let keys = |r: &aws_sdk_dynamodb::operation::batch_get_item::BatchGetItemInput| {
-            r.request_items().unwrap()["state"].keys().len()
-        };
-        let first = mock!(Client::batch_get_item)
-            .match_requests(move |r| keys(r) == 3)
-            .then_output(|| {
-                let left = KeysAndAttributes::builder().keys(key("event#2")).build().unwrap();
-                BatchGetItemOutput::builder()
-                    .responses("state", vec![key("event#0")])
-                    .unprocessed_keys("state", left)
-                    .build()
-            });
-        let second = mock!(Client::batch_get_item)
-            .match_requests(move |r| keys(r) == 1)
-            .then_output(|| {
-                BatchGetItemOutput::builder()
-                    .responses("state", vec![key("event#2")])
-                    .build()
-            });
-        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-        let found = ledger(&[&first, &second]).delivered(&ids, &deadline()).await.unwrap();
-        assert_eq!(found, HashSet::from(["0".to_owned(), "2".to_owned()]));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn items_left_unprocessed_are_written_again_and_not_without_end() {
-        let left = |count: usize| {
-            let put = PutRequest::builder().set_item(Some(key("event#1"))).build().unwrap();
-            vec![WriteRequest::builder().put_request(put).build(); count]
-        };
-        let size = |r: &aws_sdk_dynamodb::operation::batch_write_item::BatchWriteItemInput| {
-            r.request_items().unwrap()["state"].len()
-        };
-        let whole = mock!(Client::batch_write_item)
-            .match_requests(move |r| size(r) == 25)
-            .then_output(move || {
-                BatchWriteItemOutput::builder()
-                    .unprocessed_items("state", left(2))
-                    .build()
-            });
-        let rest = mock!(Client::batch_write_item)
-            .match_requests(move |r| size(r) == 2 || size(r) == 1)
-            .then_output(|| BatchWriteItemOutput::builder().build());
-        let ids: Vec<String> = (0..26).map(|n| n.to_string()).collect();
-        ledger(&[&whole, &rest]).record(&ids, &deadline()).await.unwrap();
-        assert_eq!((whole.num_calls(), rest.num_calls()), (1, 2));
-
-        let never = mock!(Client::batch_write_item).then_output(move || {
-            BatchWriteItemOutput::builder()
-                .unprocessed_items("state", left(1))
-                .build()
-        });
-        let error = ledger(&[&never]).record(&ids[..1], &deadline()).await.unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Throttled);
-    }
-
-    #[tokio::test]
-    async fn a_reading_is_kept_only_over_the_one_that_was_read() {
-        let fresh = mock!(Client::put_item)
-            .match_requests(|r| {
-                r.condition_expression() == Some("attribute_not_exists(pk)")
-                    && !r.item().unwrap().contains_key("expires_at")
-            })
-            .then_output(|| PutItemOutput::builder().build());
-        let kept = kept(readings().remove(1));
-        let keeping = ledger(&[&fresh]).keep(&lasting(), &kept, None, &deadline()).await;
-        assert_eq!(keeping.unwrap(), Keeping::Kept);
-
-        let later = mock!(Client::put_item)
-            .match_requests(|r| {
-                r.condition_expression() == Some("revision = :revision")
-                    && r.expression_attribute_values().unwrap()[":revision"] == AttributeValue::N("6".to_owned())
-                    && r.item().unwrap()["expires_at"] == AttributeValue::N("1000060".to_owned())
-            })
-            .then_error(|| {
-                PutItemError::ConditionalCheckFailedException(
-                    ConditionalCheckFailedException::builder()
-                        .meta(
-                            aws_sdk_dynamodb::error::ErrorMetadata::builder()
-                                .code("ConditionalCheckFailedException")
-                                .build(),
-                        )
-                        .build(),
-                )
-            });
-        let passing = ReadingKey {
-            lasting: false,
-            ..lasting()
-        };
-        let keeping = ledger(&[&later]).keep(&passing, &kept, Some(6), &deadline()).await;
-        assert_eq!(keeping.unwrap(), Keeping::Conflict);
     }
 }

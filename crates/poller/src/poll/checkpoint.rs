@@ -1,340 +1,461 @@
-//! How far the reading of findings has come: what is kept of it between runs, and what two runs make of each other's.
+//! How far the reading of findings has come: what is kept of it between runs, and where to go on after a page.
 //!
-//! An incremental reading goes window by window. Everything with `UpdatedAt` up to `through` is delivered, as far as it
-//! had arrived. The next window starts an overlap before that point, for findings that arrive late, and ends now. A
-//! window too large for one run stays open: it keeps its ends, and remembers the position it was read up to, apart from
-//! `through` — a position in the overlap must not move it back, nor be forgotten, or the overlap would be read for ever.
+//! An incremental poll goes window by window. Everything with `UpdatedAt` up to `through` is delivered, as far as it had
+//! arrived. The next window starts an overlap before that point, for findings that arrive late, and ends now. A window
+//! too large for one run stays open, with the position it was read up to.
+//!
+//! Within a window nothing is believed that a service does not promise. After each page a new query goes on from the
+//! position; a page token, which may count findings, is used only among findings of one instant. A page out of order shows
+//! that the end of it is no position: a smaller range is asked for, until all of it is on one page or it is one instant.
 
+use aws_support::{AwsError, Deadline};
+use aws_text::Region;
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
-use crate::config::Lookback;
-use crate::query::Range;
+use crate::security_hub::Range;
+use crate::delivery::pipeline::to_millisecond;
 
-/// What is kept of a reading between runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reading {
-    /// `UpdatedAt` up to which everything is delivered. It never moves back
-    pub through: Option<Timestamp>,
-    /// The window that is being read
-    pub open: Option<Window>,
-}
-
-/// A window that is being read, oldest findings first.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A range of time that is being read, oldest findings first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Window {
-    /// The window's ends; `None` for all findings, those without `UpdatedAt` included
-    pub range: Option<Range>,
-    /// `UpdatedAt` of the last finding of the last page that is delivered whole
+    /// First instant; `None` for all findings up to the end, those without `UpdatedAt`, which come first, included
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Timestamp>,
+    /// Last instant
+    pub end: Timestamp,
+    /// Everything before it is delivered
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Timestamp>,
-    /// Where the next page starts
-    pub page: Option<NextPage>,
-    /// Something in it could not be delivered: at its end it is to be read again
-    pub unclean: bool,
-    /// Findings did not come by `UpdatedAt`: there is no position to go on from, only a page token
-    pub unordered: bool,
+    /// Findings did not come in order: up to here it is read first
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split_end: Option<Timestamp>,
+    /// The millisecond that is read by itself: it has more findings than a page
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instant: Option<Timestamp>,
+    /// Where the next page of the instant starts, or of findings without `UpdatedAt`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// Something in it could not be delivered: it is to be read again
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_failures: bool,
 }
 
-/// A page token, and the range it was given for: filters must stay the same from page to page of one token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NextPage {
-    /// `NextToken`
-    pub token: String,
-    /// The range of the query that gave it
-    pub range: Option<Range>,
-}
+/// The latest instant that a query is given where there is no end.
+pub const FAR_FUTURE: Timestamp = Timestamp::constant(4_102_444_800, 0); // 2100-01-01T00:00:00Z
 
-/// The latest instant a `DateFilter` is given where a window has no end.
-const FAR_FUTURE: Timestamp = Timestamp::constant(4_102_444_800, 0); // 2100-01-01T00:00:00Z
+const MILLISECOND: SignedDuration = SignedDuration::from_millis(1);
+/// From the first to the last instant of a millisecond: a service may keep finer times than it filters by.
+const WITHIN_MILLISECOND: SignedDuration = SignedDuration::from_nanos(999_999);
 
 impl Window {
     /// A window of which nothing is read yet.
     #[must_use]
-    pub fn new(range: Option<Range>) -> Self {
+    pub fn new(start: Option<Timestamp>, end: Timestamp) -> Self {
         Self {
-            range,
+            start,
+            end,
             position: None,
-            page: None,
-            unclean: false,
-            unordered: false,
+            split_end: None,
+            instant: None,
+            token: None,
+            has_failures: false,
         }
     }
 
-    /// The window after one more page, whose findings were updated at these times, in their order.
+    /// From where on it is to be read; `None` where findings without `UpdatedAt` are.
+    fn lower(&self) -> Option<Timestamp> {
+        self.position.or(self.start)
+    }
+
+    /// What to ask for next, together with the token.
     #[must_use]
-    pub fn after(&self, updated: &[Option<Timestamp>], page: Option<NextPage>) -> Self {
-        let known = || self.position.iter().chain(updated.iter().flatten());
-        let unordered = self.unordered || !known().is_sorted();
+    pub fn range(&self) -> Option<Range> {
+        let last_of = |millisecond: Timestamp| later(millisecond, WITHIN_MILLISECOND).min(self.end);
+        if let Some(instant) = self.instant {
+            return Some(Range {
+                start: self.start.map_or(instant, |start| start.max(instant)),
+                end: last_of(instant),
+            });
+        }
+        self.lower().map(|start| Range {
+            start,
+            end: self.split_end.map_or(self.end, last_of),
+        })
+    }
+
+    /// What is being read, apart from the page.
+    #[must_use]
+    pub fn progress(&self) -> [Option<Timestamp>; 3] {
+        [self.position, self.split_end, self.instant]
+    }
+
+    /// The window after one more page, whose findings were updated at these times, in their order; `None` at its end.
+    #[must_use]
+    pub fn after(&self, updated: &[Option<Timestamp>], token: Option<String>) -> Option<Self> {
+        let mut next = Self {
+            token: None,
+            ..self.clone()
+        };
+        let Some(token) = token else {
+            return next.after_range();
+        };
+        let lower = self.lower();
+        let dated: Vec<Timestamp> = updated.iter().flatten().copied().collect();
+        // Where a page has nothing to go on from, its token passes nothing over.
+        if updated.is_empty() || self.instant.is_some() || (lower.is_none() && dated.is_empty()) {
+            next.token = Some(token);
+            return Some(next);
+        }
+        let Some(lower) = lower.map(to_millisecond) else {
+            // Those without a time are read. All others are asked for by time, from the beginning.
+            let first = dated.into_iter().fold(Timestamp::UNIX_EPOCH, Timestamp::min);
+            next.position = Some(first);
+            return Some(next);
+        };
+        let upper = self.split_end.unwrap_or(self.end);
+        // A document can be newer than the index that found it: a time outside of what was asked for says nothing.
+        let mut inside = dated;
+        inside.retain(|updated| (lower..=upper).contains(updated));
+        if inside.is_empty() {
+            next.split(lower, middle(lower, upper), upper);
+        } else if inside.is_sorted() {
+            let position = inside[(inside.len() - 1).saturating_sub(read_again(inside.len()))];
+            if position > lower {
+                next.position = Some(position);
+            } else {
+                next.instant = Some(lower);
+            }
+        } else {
+            inside.sort_unstable();
+            let median = inside[inside.len() / 2];
+            let half = if median < upper { median } else { middle(lower, upper) };
+            next.split(lower, half, upper);
+        }
+        Some(next)
+    }
+
+    /// Reads up to `half` first, or the first instant by itself where that is no less than all.
+    fn split(&mut self, lower: Timestamp, half: Timestamp, upper: Timestamp) {
+        if lower < half && half < upper {
+            self.split_end = Some(half);
+        } else {
+            self.instant = Some(lower);
+        }
+    }
+
+    /// After all pages of a range.
+    fn after_range(mut self) -> Option<Self> {
+        let read_up_to = match (self.instant.take(), self.split_end) {
+            (Some(instant), split_end) => {
+                if split_end.is_some_and(|end| end <= instant) {
+                    self.split_end = None;
+                }
+                instant
+            }
+            (None, Some(split_end)) => {
+                self.split_end = None;
+                split_end
+            }
+            (None, None) => return None,
+        };
+        let position = later(read_up_to, MILLISECOND);
+        self.position = Some(position);
+        (position <= self.end).then_some(self)
+    }
+
+    /// Whether something of it is delivered that a new window would read again.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.progress().iter().any(Option::is_some) || self.token.is_some()
+    }
+
+    /// The window as it is kept for a later run: a token is good only for the one instant.
+    #[must_use]
+    pub fn as_kept(&self) -> Self {
+        let is_good = self.instant.is_some() || self.lower().is_none();
         Self {
-            position: known().last().copied().filter(|_| !unordered),
-            page,
-            unordered,
+            token: self.token.clone().filter(|_| is_good),
             ..self.clone()
         }
     }
 
-    /// The window as it is kept for a later run.
+    /// As [`Incremental::check`].
     ///
-    /// That run goes on from the position, with a query of its own. A token may count findings rather than name one,
-    /// and would then pass over as many as have left the query by then. It is kept only where the position might not
-    /// get on: among findings of one instant, or without one.
-    #[must_use]
-    pub fn as_kept(&self, is_of_one_instant: bool) -> Self {
-        let needs_token = is_of_one_instant || self.position.is_none();
-        Self {
-            page: self.page.clone().filter(|_| needs_token),
-            ..self.clone()
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        if self.start.is_some_and(|start| start > self.end) {
+            return Err("has a start after its end".to_owned());
         }
-    }
-
-    /// What to ask for where there is no page token: the rest of the window. It starts with the position's own
-    /// instant, at which there may be more findings than were read.
-    #[must_use]
-    pub fn rest(&self) -> Option<Range> {
-        match (self.position, self.range) {
-            (None, range) => range,
-            (Some(position), range) => Some(Range {
-                start: range.map_or(position, |range| position.max(range.start)),
-                end: range.map_or(FAR_FUTURE, |range| range.end),
-            }),
+        let is_outside = |at: Timestamp| at > self.end || self.start.is_some_and(|start| at < to_millisecond(start));
+        match self.progress().into_iter().flatten().find(|at| is_outside(*at)) {
+            Some(at) => Err(format!("has {at} outside of start and end")),
+            None => Ok(()),
         }
     }
 }
 
-impl Reading {
-    /// The next window of an incremental reading, to `now`.
+/// How many findings of a page are read again with the next: the order may be broken where one page ends and another
+/// begins.
+fn read_again(findings: usize) -> usize {
+    (findings / 50).max(1)
+}
+
+fn later(instant: Timestamp, by: SignedDuration) -> Timestamp {
+    instant.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+fn middle(lower: Timestamp, upper: Timestamp) -> Timestamp {
+    to_millisecond(later(lower, upper.duration_since(lower) / 2))
+}
+
+/// How far back to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lookback {
+    /// `LOOKBACK_SECONDS`: before the point up to which everything is delivered. `UpdatedAt` is the finding provider's
+    /// clock: a finding may arrive this much later than it says
+    pub overlap: std::time::Duration,
+    /// `INITIAL_LOOKBACK_SECONDS`: before the first poll; `None` for everything there is
+    pub initial: Option<std::time::Duration>,
+    /// `PUSH_SETTLE_SECONDS`: what is newer is left to the push
+    pub settle: std::time::Duration,
+}
+
+impl Lookback {
+    /// The end of a window.
+    #[must_use]
+    pub fn end(&self, now: Timestamp) -> Timestamp {
+        before(now, self.settle)
+    }
+}
+
+fn before(instant: Timestamp, by: std::time::Duration) -> Timestamp {
+    let by = SignedDuration::try_from(by).unwrap_or(SignedDuration::MAX);
+    instant.checked_sub(by).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// What is kept of the polls of new findings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incremental {
+    /// `UpdatedAt` up to which everything is delivered
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<Timestamp>,
+    /// The window that is being read
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
+}
+
+/// A clock may have been ahead when a time was kept, and is right now. Beyond this it was none of ours, and to believe it
+/// would pass over what is to come.
+const MOST_AHEAD: SignedDuration = SignedDuration::from_hours(24);
+
+impl Incremental {
+    /// The next window.
     #[must_use]
     pub fn next_window(&self, lookback: Lookback, now: Timestamp) -> Window {
-        let before = |instant: Timestamp, by: std::time::Duration| {
-            let by = SignedDuration::try_from(by).unwrap_or(SignedDuration::MAX);
-            instant.checked_sub(by).unwrap_or(Timestamp::UNIX_EPOCH)
-        };
+        let end = lookback.end(now);
         let start = match (self.through, lookback.initial) {
             // Our clock may have been set back since: the overlap is then one before now.
-            (Some(through), _) => before(through.min(now), lookback.overlap),
-            (None, Some(initial)) => before(now, initial),
+            (Some(through), _) => before(through.min(end), lookback.overlap),
+            (None, Some(initial)) => before(end, initial),
             (None, None) => Timestamp::UNIX_EPOCH,
         };
-        Window::new(Some(Range {
-            start: start.max(Timestamp::UNIX_EPOCH),
-            end: now,
-        }))
+        Window::new(Some(start.max(Timestamp::UNIX_EPOCH).min(end)), end)
     }
 
     /// After a window was read to its end. Where not everything in it was delivered, it is to be read again, with all
     /// that has come by then.
-    #[must_use]
-    pub fn finished(&self, window: &Window) -> Self {
-        let end = window.range.map(|range| range.end).filter(|_| !window.unclean);
-        Self {
-            through: self.through.max(end),
-            open: None,
+    pub fn finish(&mut self, window: &Window) {
+        if !window.has_failures {
+            self.through = Some(window.end);
         }
     }
 
-    /// In the middle of a window.
+    /// As it is kept for a later run.
     #[must_use]
-    pub fn at(&self, window: &Window) -> Self {
+    pub fn as_kept(&self) -> Self {
         Self {
             through: self.through,
-            open: Some(window.clone()),
+            window: self.window.as_ref().filter(|window| window.has_begun()).map(Window::as_kept),
         }
     }
 
-    /// What to keep where another run has saved `theirs` while this one wanted to save `self`; `None` to leave theirs.
-    ///
-    /// Both are true: what either run has read is delivered. So the further point counts, and `through` never moves
-    /// back. Of two windows of which neither contains the other's progress, the saved one stays; what is lost with the
-    /// other is only the place it had come to.
+    /// Seconds since the point up to which everything is delivered.
     #[must_use]
-    pub fn over(&self, theirs: &Self) -> Option<Self> {
-        let through = self.through.max(theirs.through);
-        let end = |window: &Window| window.range.map(|range| range.end);
-        let is_done = |window: &Window| end(window).is_some() && end(window) <= through;
-        let open = match (&self.open, &theirs.open) {
-            (Some(mine), Some(other)) if mine.range == other.range && mine.position > other.position => Some(mine),
-            (_, other) => other.as_ref(),
-        };
-        let merged = Self {
-            through,
-            open: open.filter(|window| !is_done(window)).cloned(),
-        };
-        (merged != *theirs).then_some(merged)
+    pub fn lag(&self, now: Timestamp) -> Option<i64> {
+        let open = self.window.as_ref().and_then(Window::lower);
+        let reached = self.through.max(open)?;
+        Some((now.as_second() - reached.as_second()).max(0))
+    }
+
+    /// Strict: what makes no sense must not be taken for a beginning, or for an end.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self, now: Timestamp) -> Result<(), String> {
+        let window_end = self.window.as_ref().map(|window| window.end);
+        if let Some(at) = self.through.max(window_end).filter(|at| *at > later(now, MOST_AHEAD)) {
+            return Err(format!("says that all is read up to {at}, which is yet to come"));
+        }
+        match &self.window {
+            Some(window) if window.start.is_none() => Err("has a window without a start".to_owned()),
+            Some(window) => window.check(),
+            None => Ok(()),
+        }
     }
 }
+
+/// What is kept of the sweeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sweep {
+    /// The pass that is under way
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pass: Option<Pass>,
+    /// When the last whole pass began
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_started_at: Option<Timestamp>,
+    /// When it ended
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_completed_at: Option<Timestamp>,
+}
+
+/// A pass over every wanted finding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pass {
+    /// When it began
+    pub started_at: Timestamp,
+    /// A `reconcile` began it, and one that finds it goes on with it
+    #[serde(default)]
+    pub requested: bool,
+    /// How far it has come
+    pub window: Window,
+}
+
+impl Pass {
+    /// A pass that begins.
+    #[must_use]
+    pub fn new(now: Timestamp, requested: bool, lookback: Lookback) -> Self {
+        // A provider's clock may be ahead. With a push, what is newest is left to it.
+        let end = if lookback.settle.is_zero() {
+            FAR_FUTURE
+        } else {
+            lookback.end(now)
+        };
+        Self {
+            started_at: now,
+            requested,
+            window: Window::new(None, end),
+        }
+    }
+}
+
+impl Sweep {
+    /// Whether a pass is under way, or the last whole one began so long ago. A clock that was ahead makes none wait.
+    #[must_use]
+    pub fn is_due(&self, every: SignedDuration, now: Timestamp) -> bool {
+        self.pass.is_some()
+            || self
+                .last_started_at
+                .is_none_or(|started| started > now || now.duration_since(started) >= every)
+    }
+
+    /// Seconds since the last whole pass began; before there is one, since the first began.
+    #[must_use]
+    pub fn age(&self, now: Timestamp) -> Option<i64> {
+        let began = self.last_started_at.or(self.pass.as_ref().map(|pass| pass.started_at))?;
+        Some((now.as_second() - began.as_second()).max(0))
+    }
+
+    /// As [`Incremental::check`].
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        self.pass.as_ref().map_or(Ok(()), |pass| pass.window.check())
+    }
+}
+
+/// Whose checkpoints: those of a region, read with certain filters. With others other findings have been passed over.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CheckpointKey {
+    /// The region
+    pub region: Region,
+    /// [`super::Filters::key`]
+    pub filters: String,
+}
+
+/// A checkpoint, to be kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Checkpoint {
+    /// Of the polls of new findings
+    Incremental(Incremental),
+    /// Of the sweeps
+    Sweep(Sweep),
+    /// Of a backfill
+    Backfill(Range, Window),
+}
+
+/// The checkpoints of a region. One that cannot be read stops only what needs it.
+#[derive(Debug)]
+pub struct Kept {
+    /// Of the polls of new findings
+    pub incremental: Result<Option<Incremental>, AwsError>,
+    /// Of the sweeps
+    pub sweep: Result<Option<Sweep>, AwsError>,
+}
+
+/// Where checkpoints are kept.
+pub trait Checkpoints {
+    /// Those of a region.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    fn load(&self, key: &CheckpointKey, deadline: &Deadline) -> impl Future<Output = Result<Kept, AwsError>>;
+
+    /// That of a backfill which did not come to its end.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    fn backfill(
+        &self,
+        key: &CheckpointKey,
+        range: Range,
+        deadline: &Deadline,
+    ) -> impl Future<Output = Result<Option<Window>, AwsError>>;
+
+    /// Keeps one.
+    ///
+    /// # Errors
+    /// Where it may not be kept.
+    fn save(
+        &self,
+        key: &CheckpointKey,
+        checkpoint: &Checkpoint,
+        deadline: &Deadline,
+    ) -> impl Future<Output = Result<(), AwsError>>;
+
+    /// Forgets that of a backfill.
+    ///
+    /// # Errors
+    /// Where it may still be there.
+    fn forget_backfill(
+        &self,
+        key: &CheckpointKey,
+        range: Range,
+        deadline: &Deadline,
+    ) -> impl Future<Output = Result<(), AwsError>>;
+
+    /// The error of a checkpoint that makes no sense.
+    fn nonsense(&self, key: &CheckpointKey, sort_key: &str, problem: &str) -> AwsError;
+}
+
+/// The sort key of a region's incremental checkpoint.
+pub const INCREMENTAL: &str = "incremental";
+/// The sort key of a region's sweep checkpoint.
+pub const SWEEP: &str = "sweep";
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::constant(second, 0)
-    }
-
-    fn window(start: i64, end: i64, position: Option<i64>) -> Window {
-        Window {
-            position: position.map(at),
-            ..Window::new(Some(Range {
-                start: at(start),
-                end: at(end),
-            }))
-        }
-    }
-
-    const LOOKBACK: Lookback = Lookback {
-        overlap: Duration::from_secs(100),
-        initial: Some(Duration::from_secs(1000)),
-    };
-
-    fn reading(through: Option<i64>, open: Option<Window>) -> Reading {
-        Reading {
-            through: through.map(at),
-            open,
-        }
-    }
-
-    #[test]
-    fn the_first_window_goes_back_as_far_as_is_set() {
-        let none = Reading::default();
-        assert_eq!(none.next_window(LOOKBACK, at(5000)), window(4000, 5000, None));
-        let everything = Lookback {
-            initial: None,
-            ..LOOKBACK
-        };
-        assert_eq!(none.next_window(everything, at(5000)), window(0, 5000, None));
-        assert_eq!(none.next_window(LOOKBACK, at(500)), window(0, 500, None));
-    }
-
-    #[test]
-    fn later_windows_overlap_with_what_was_read() {
-        let reading = reading(Some(5000), None);
-        assert_eq!(reading.next_window(LOOKBACK, at(5300)), window(4900, 5300, None));
-    }
-
-    #[test]
-    fn a_clock_set_back_moves_nothing_back() {
-        let before = reading(Some(5000), None);
-        let window = before.next_window(LOOKBACK, at(3000));
-        assert_eq!(window, super::tests::window(2900, 3000, None));
-        assert_eq!(before.finished(&window), before);
-    }
-
-    #[test]
-    fn the_rest_of_a_window_starts_with_the_position_itself() {
-        let range = |start, end| {
-            Some(Range {
-                start: at(start),
-                end: at(end),
-            })
-        };
-        assert_eq!(window(10, 90, None).rest(), range(10, 90));
-        assert_eq!(window(10, 90, Some(50)).rest(), range(50, 90));
-        assert_eq!(Window::new(None).rest(), None);
-        let all = Window {
-            position: Some(at(50)),
-            ..Window::new(None)
-        };
-        assert_eq!(all.rest().unwrap().start, at(50));
-        assert_eq!(all.rest().unwrap().end, FAR_FUTURE);
-    }
-
-    #[test]
-    fn what_was_not_delivered_is_read_again() {
-        let before = reading(Some(10), None);
-        let clean = window(0, 90, Some(90));
-        let unclean = Window {
-            unclean: true,
-            ..clean.clone()
-        };
-        assert_eq!(before.finished(&clean), reading(Some(90), None));
-        assert_eq!(before.finished(&unclean), before);
-    }
-
-    #[test]
-    fn a_position_is_trusted_only_while_findings_come_in_order() {
-        let first = window(0, 90, None).after(&[None, Some(at(10)), Some(at(10))], None);
-        assert_eq!((first.position, first.unordered), (Some(at(10)), false));
-        assert_eq!(first.after(&[], None).position, Some(at(10)));
-        for disorder in [[11, 9], [9, 11]] {
-            let second = first.after(&disorder.map(|second| Some(at(second))), None);
-            assert_eq!((second.position, second.unordered), (None, true));
-            // It never becomes trustworthy again.
-            let third = second.after(&[Some(at(50))], None);
-            assert_eq!((third.position, third.unordered), (None, true));
-            assert_eq!(third.rest(), window(0, 90, None).range);
-        }
-    }
-
-    #[test]
-    fn a_token_is_kept_only_where_the_position_might_not_get_on() {
-        let page = Some(NextPage {
-            token: "t".to_owned(),
-            range: None,
-        });
-        let with = |position| Window {
-            page: page.clone(),
-            ..window(10, 90, position)
-        };
-        assert_eq!(with(Some(50)).as_kept(false).page, None);
-        assert_eq!(with(Some(50)).as_kept(true).page, page);
-        assert_eq!(with(None).as_kept(false).page, page);
-        assert_eq!(with(Some(50)).as_kept(false).position, Some(at(50)));
-    }
-
-    #[test]
-    fn of_two_runs_the_further_counts() {
-        // Both completed a window.
-        assert_eq!(reading(Some(10), None).over(&reading(Some(20), None)), None);
-        assert_eq!(
-            reading(Some(20), None).over(&reading(Some(10), None)),
-            Some(reading(Some(20), None))
-        );
-        // Mine is complete and contains theirs.
-        assert_eq!(
-            reading(Some(90), None).over(&reading(Some(10), Some(window(0, 80, Some(50))))),
-            Some(reading(Some(90), None))
-        );
-        // Mine is complete, theirs goes on beyond it.
-        assert_eq!(
-            reading(Some(90), None).over(&reading(Some(10), Some(window(0, 95, Some(50))))),
-            Some(reading(Some(90), Some(window(0, 95, Some(50)))))
-        );
-        // One window, two positions.
-        let (near, far) = (window(0, 90, Some(30)), window(0, 90, Some(50)));
-        assert_eq!(
-            reading(None, Some(far.clone())).over(&reading(None, Some(near.clone()))),
-            Some(reading(None, Some(far.clone())))
-        );
-        assert_eq!(reading(None, Some(near.clone())).over(&reading(None, Some(far))), None);
-        // They are done with what I am in the middle of.
-        assert_eq!(reading(None, Some(near)).over(&reading(Some(90), None)), None);
-    }
-
-    fn any_reading() -> impl Strategy<Value = Reading> {
-        let window = (0i64..50, 0i64..50, prop::option::of(0i64..100))
-            .prop_map(|(start, length, position)| window(start, start + length, position));
-        (prop::option::of(0i64..100), prop::option::of(window)).prop_map(|(through, open)| reading(through, open))
-    }
-
-    proptest! {
-        #[test]
-        fn merging_never_moves_back(mine in any_reading(), theirs in any_reading()) {
-            let kept = mine.over(&theirs).unwrap_or_else(|| theirs.clone());
-            prop_assert_eq!(kept.through, mine.through.max(theirs.through));
-            // Only what one of the two had is kept.
-            prop_assert!(kept.open.is_none() || kept.open == mine.open || kept.open == theirs.open);
-        }
-
-        #[test]
-        fn windows_leave_no_gap(through in 0i64..10_000, overlap in 0u64..5000, now in 0i64..20_000) {
-            let lookback = Lookback { overlap: Duration::from_secs(overlap), ..LOOKBACK };
-            let before = reading(Some(through), None);
-            let range = before.next_window(lookback, at(now)).range.unwrap();
-            prop_assert!(range.start <= at(through) && range.start <= range.end);
-            prop_assert_eq!(range.end, at(now));
-        }
-    }
-}
+#[path = "checkpoint_tests.rs"]
+mod tests;

@@ -2,10 +2,8 @@
 
 pub mod checkpoint;
 pub mod lease;
-pub mod query;
 pub mod reader;
 pub mod region;
 pub mod sweep;
 
 pub use checkpoint::Checkpoints;
-pub use query::{Filters, Query};
