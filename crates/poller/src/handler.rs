@@ -10,8 +10,8 @@ use lambda_runtime::Diagnostic;
 use serde_json::Value;
 
 use crate::config::Config;
-use crate::delivery::ledger::{Ledger, Memory};
 use crate::delivery::in_flight::InFlight;
+use crate::delivery::ledger::{Ledger, Memory};
 use crate::delivery::parking::Parking;
 use crate::delivery::{Counts, DeliveredItems, EventSink, ParkedEvents, Pipeline, RECORDING_GRACE};
 use crate::input::{Input, Mode};
@@ -74,7 +74,12 @@ where
             holder: run.to_owned(),
             until: now.saturating_add(left).unwrap_or(now),
         };
-        if let Err(until) = self.table.take(&lease, now, deadline).await.map_err(|error| no_state(&error))? {
+        if let Err(until) = self
+            .table
+            .take(&lease, now, deadline)
+            .await
+            .map_err(|error| no_state(&error))?
+        {
             return skipped(mode, until);
         }
         let outcome = match Parking::load(&self.table, deadline).await {
@@ -166,13 +171,7 @@ where
     }
 
     /// Reports on a region, and puts its metrics.
-    fn report(
-        &self,
-        mode: Mode,
-        run: &RegionRun<'_, F, S, T, C>,
-        polled: &Polled,
-        swept: &Swept,
-    ) -> RegionReport {
+    fn report(&self, mode: Mode, run: &RegionRun<'_, F, S, T, C>, polled: &Polled, swept: &Swept) -> RegionReport {
         let region = run.region();
         let was_swept = swept.counts.pages > 0 || swept.is_complete || mode == Mode::Reconcile;
         let of_call = |error: &Option<AwsError>| RegionError::of_call(error.as_ref()?, region);
@@ -278,6 +277,3 @@ fn failure(error_type: &str, error_message: String) -> Diagnostic {
         error_message,
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -170,7 +170,8 @@ impl<C: Clock> StateTable<C> {
             expires_at,
             rest,
         };
-        serde_dynamo::to_item(item).map_err(|error| self.unreadable(PUT, pk, sk, &format!("cannot be written: {error}")))
+        serde_dynamo::to_item(item)
+            .map_err(|error| self.unreadable(PUT, pk, sk, &format!("cannot be written: {error}")))
     }
 
     async fn delete(&self, pk: &str, sk: &str, deadline: &Deadline) -> Result<(), AwsError> {
@@ -258,13 +259,20 @@ impl<C: Clock> DeliveredItems for StateTable<C> {
             &format!("{}#{run}#{number}", stamp(item.last)),
         );
         attributes.extend([
-            ("digests".to_owned(), AttributeValue::B(Blob::new(item.digests.concat()))),
+            (
+                "digests".to_owned(),
+                AttributeValue::B(Blob::new(item.digests.concat())),
+            ),
             ("expires_at".to_owned(), AttributeValue::N(item.expires_at.to_string())),
         ]);
         if item.first.is_some() {
             attributes.insert("first".to_owned(), AttributeValue::S(stamp(item.first)));
         }
-        let request = self.client.put_item().table_name(&self.table).set_item(Some(attributes));
+        let request = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(attributes));
         call(PUT, deadline, request.send()).await.map(|_| ())
     }
 }
@@ -407,9 +415,7 @@ impl<C: Clock> Leases for StateTable<C> {
             .table_name(&self.table)
             .set_item(Some(self.item(LEASE, LEASE, Some(expires_at), &item)?))
             // A retry of the SDK finds its own lease where the first answer was lost.
-            .condition_expression(
-                "attribute_not_exists(pk) OR #until < :now OR #until > :latest OR holder = :holder",
-            )
+            .condition_expression("attribute_not_exists(pk) OR #until < :now OR #until > :latest OR holder = :holder")
             .expression_attribute_names("#until", "until")
             .expression_attribute_values(":now", milliseconds(now))
             .expression_attribute_values(":latest", milliseconds(now.saturating_add(LONGEST).unwrap_or(now)))
@@ -425,7 +431,9 @@ impl<C: Clock> Leases for StateTable<C> {
                 };
                 let held: WithKey<LeaseItem> = self.read(PUT, held.unwrap_or_default())?;
                 let until = Timestamp::from_millisecond(held.rest.until);
-                until.map(Err).map_err(|_| self.unreadable(PUT, LEASE, LEASE, "has no time in until"))
+                until
+                    .map(Err)
+                    .map_err(|_| self.unreadable(PUT, LEASE, LEASE, "has no time in until"))
             }
             Err(error) => Err(AwsError::from_sdk(PUT, &error)),
         }

@@ -368,10 +368,7 @@ mod tests {
         let delivery = run(&queue, &messages(5)).await;
         assert_eq!(delivery.confirmed, [0, 1, 2, 3, 4].map(id));
         assert!(delivery.refused.is_empty());
-        assert_eq!(
-            *queue.batches.borrow(),
-            [vec![0, 1, 2, 3, 4], vec![1, 3], vec![3]]
-        );
+        assert_eq!(*queue.batches.borrow(), [vec![0, 1, 2, 3, 4], vec![1, 3], vec![3]]);
     }
 
     #[tokio::test(start_paused = true)]

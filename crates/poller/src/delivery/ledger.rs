@@ -97,6 +97,8 @@ pub trait DeliveredItems {
 const MAX_LOADED: usize = 50_000;
 /// The most digests that a warm process remembers.
 const MAX_REMEMBERED: usize = 100_000;
+/// The most that it remembers because they could not be recorded.
+const MAX_UNRECORDED: usize = 10_000;
 /// A process remembers no longer than this, so that a version that is met again and again is seen in the table too, and
 /// its item renewed there.
 const REMEMBERED_FOR: SignedDuration = SignedDuration::from_hours(24);
@@ -119,6 +121,8 @@ struct Remembered {
     since: Option<Timestamp>,
     digests: HashSet<Digest>,
     oldest_first: VecDeque<Digest>,
+    /// Delivered, and not known to be recorded
+    unrecorded: HashSet<Digest>,
 }
 
 impl Memory {
@@ -163,8 +167,8 @@ pub enum Known {
     No,
     /// It was delivered
     Delivered,
-    /// It was delivered, and the record of it is to be renewed
-    Expiring,
+    /// It was delivered, and is to be recorded: the record expires, or could not be made
+    Unrecorded,
 }
 
 /// What the table holds of a day, from an instant on.
@@ -239,8 +243,9 @@ impl<'a, T: DeliveredItems> Ledger<'a, T> {
                 loaded.digests.get(&version.digest).copied()
             };
             let of = |version: &Version| match (is_remembered(version), loaded(version)) {
+                _ if remembered.unrecorded.contains(&version.digest) => Known::Unrecorded,
                 (true, _) | (_, Some(false)) => Known::Delivered,
-                (_, Some(true)) => Known::Expiring,
+                (_, Some(true)) => Known::Unrecorded,
                 (_, None) => Known::No,
             };
             versions.iter().map(of).collect()
@@ -262,7 +267,7 @@ impl<'a, T: DeliveredItems> Ledger<'a, T> {
         let mut remembered = self.memory.lock(now);
         for (version, known) in versions.iter().zip(&mut known) {
             match found.get(&version.digest) {
-                Some(true) => *known = Known::Expiring,
+                Some(true) => *known = Known::Unrecorded,
                 Some(false) => *known = Known::Delivered,
                 None => {}
             }
@@ -330,12 +335,7 @@ impl<'a, T: DeliveredItems> Ledger<'a, T> {
     ///
     /// # Errors
     /// Where some may not be recorded: they may be delivered again.
-    pub async fn record(
-        &mut self,
-        versions: &[Version],
-        now: Timestamp,
-        deadline: &Deadline,
-    ) -> Result<(), AwsError> {
+    pub async fn record(&mut self, versions: &[Version], now: Timestamp, deadline: &Deadline) -> Result<(), AwsError> {
         let mut days: BTreeMap<Day, Vec<Version>> = BTreeMap::new();
         for version in versions {
             days.entry(Day::of(version.updated)).or_default().push(*version);
@@ -351,11 +351,21 @@ impl<'a, T: DeliveredItems> Ledger<'a, T> {
                 expires_at,
             })
             .collect();
+        {
+            let mut remembered = self.memory.lock(now);
+            let digests = versions.iter().map(|version| version.digest);
+            if remembered.unrecorded.len() + versions.len() <= MAX_UNRECORDED {
+                remembered.unrecorded.extend(digests);
+            }
+        }
         let added = items.iter().map(async |item| {
             let number = self.memory.items_added.fetch_add(1, Ordering::Relaxed);
             self.table.add(item, self.run, number, deadline).await?;
             let mut remembered = self.memory.lock(now);
-            item.digests.iter().for_each(|digest| remembered.insert(*digest));
+            for digest in &item.digests {
+                remembered.insert(*digest);
+                remembered.unrecorded.remove(digest);
+            }
             Ok(())
         });
         // All are tried, whatever becomes of one: what is not recorded would be sent again.

@@ -113,9 +113,7 @@ impl Parking {
             code: refused.code.clone(),
             message: refused.message.chars().take(1000).collect(),
             refusals,
-            is_parked: refused.is_for_good
-                || refusals >= MAX_REFUSALS
-                || before.is_some_and(|before| before.is_parked),
+            is_parked: refused.is_for_good || refusals >= MAX_REFUSALS || before.is_some_and(|before| before.is_parked),
             run: run.to_owned(),
             offered_at: now,
         };

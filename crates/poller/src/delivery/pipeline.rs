@@ -8,12 +8,12 @@ use aws_support::{AwsError, Clock, Deadline, ErrorKind};
 use aws_text::Region;
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 
+use super::RECORDING_GRACE;
 use super::batch::{self, EventSink, Message, Refused};
 use super::in_flight::InFlight;
 use super::ledger::{DeliveredItems, Known, Ledger, Version};
 use super::parking::{ParkedEvents, Parking};
 use super::sqs::SEND_MESSAGE;
-use super::RECORDING_GRACE;
 
 /// A finding on its way to the queue.
 #[derive(Debug)]
@@ -128,7 +128,9 @@ impl<S: EventSink, T: DeliveredItems + ParkedEvents, C: Clock> Pipeline<'_, S, T
         while !pending.is_empty() {
             // With cross-region aggregation one finding comes in several regions, which are polled side by side.
             let mut others = self.in_flight.watch();
-            let claim = self.in_flight.claim(pending.iter().map(|finding| finding.event.event_id));
+            let claim = self
+                .in_flight
+                .claim(pending.iter().map(|finding| finding.event.event_id));
             let is_mine = |finding: &Finding<'_>| claim.ids().contains(&finding.event.event_id);
             let mine: Vec<Finding<'_>>;
             (mine, pending) = pending.into_iter().partition(is_mine);
@@ -137,22 +139,22 @@ impl<S: EventSink, T: DeliveredItems + ParkedEvents, C: Clock> Pipeline<'_, S, T
                 released.map_err(|_| AwsError::out_of_time(SEND_MESSAGE))?.ok();
                 continue;
             }
-            let (new, expiring) = self.unknown(mine).await?;
+            let (new, unrecorded) = self.unknown(mine).await?;
             offered += new.len() as u64;
-            is_clean &= self.send(new, expiring, counts).await?;
+            is_clean &= self.send(new, unrecorded, counts).await?;
         }
         counts.duplicates_skipped += seen - offered;
         Ok(is_clean)
     }
 
-    /// Those that are to be sent, and the records that are to be renewed.
+    /// Those that are to be sent, and those that are only to be recorded.
     async fn unknown<'f>(&mut self, findings: Vec<Finding<'f>>) -> Result<(Vec<Finding<'f>>, Vec<Version>), AwsError> {
         let versions: Vec<Version> = findings.iter().map(Finding::version).collect();
         let known = self.ledger.known(&versions, self.clock.now(), self.deadline).await?;
-        let expiring = versions
+        let unrecorded = versions
             .iter()
             .zip(&known)
-            .filter(|(_, known)| **known == Known::Expiring)
+            .filter(|(_, known)| **known == Known::Unrecorded)
             .map(|(version, _)| *version)
             .collect();
         let mut new = Vec::new();
@@ -162,7 +164,7 @@ impl<S: EventSink, T: DeliveredItems + ParkedEvents, C: Clock> Pipeline<'_, S, T
                 new.push(finding);
             }
         }
-        Ok((new, expiring))
+        Ok((new, unrecorded))
     }
 
     async fn send(
@@ -197,7 +199,11 @@ impl<S: EventSink, T: DeliveredItems + ParkedEvents, C: Clock> Pipeline<'_, S, T
         let mut noted = self.parking.forget(self.table, &delivery.confirmed, &late).await;
         for refused in delivery.refused {
             let (table, region, run) = (self.table, self.region, self.run);
-            match self.parking.note_refusal(table, &refused, region, run, now, &late).await {
+            match self
+                .parking
+                .note_refusal(table, &refused, region, run, now, &late)
+                .await
+            {
                 Ok(true) => {
                     counts.events_parked += 1;
                     tracing::error!(

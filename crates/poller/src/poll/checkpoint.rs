@@ -13,8 +13,8 @@ use aws_text::Region;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::security_hub::Range;
 use crate::delivery::pipeline::to_millisecond;
+use crate::security_hub::Range;
 
 /// A range of time that is being read, oldest findings first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -278,7 +278,11 @@ impl Incremental {
     pub fn as_kept(&self) -> Self {
         Self {
             through: self.through,
-            window: self.window.as_ref().filter(|window| window.has_begun()).map(Window::as_kept),
+            window: self
+                .window
+                .as_ref()
+                .filter(|window| window.has_begun())
+                .map(Window::as_kept),
         }
     }
 
@@ -364,7 +368,9 @@ impl Sweep {
     /// Seconds since the last whole pass began; before there is one, since the first began.
     #[must_use]
     pub fn age(&self, now: Timestamp) -> Option<i64> {
-        let began = self.last_started_at.or(self.pass.as_ref().map(|pass| pass.started_at))?;
+        let began = self
+            .last_started_at
+            .or(self.pass.as_ref().map(|pass| pass.started_at))?;
         Some((now.as_second() - began.as_second()).max(0))
     }
 
@@ -455,7 +461,3 @@ pub trait Checkpoints {
 pub const INCREMENTAL: &str = "incremental";
 /// The sort key of a region's sweep checkpoint.
 pub const SWEEP: &str = "sweep";
-
-#[cfg(test)]
-#[path = "checkpoint_tests.rs"]
-mod tests;

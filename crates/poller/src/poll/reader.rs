@@ -10,8 +10,8 @@ use aws_support::{AwsError, Clock, ErrorKind};
 use jiff::Timestamp;
 
 use super::checkpoint::Window;
-use crate::security_hub::{Filters, Query};
 use crate::delivery::{Counts, DeliveredItems, EventSink, Finding, ParkedEvents, Pipeline};
+use crate::security_hub::{Filters, Query};
 use crate::security_hub::{FindingSource, GET_FINDINGS};
 
 /// How often a page token may be unusable before the reading has come further.
@@ -153,11 +153,7 @@ impl<F: FindingSource, S: EventSink, T: DeliveredItems + ParkedEvents, C: Clock>
 }
 
 /// The findings of a page, and the token of the next.
-fn page<'a>(
-    body: &'a str,
-    region: &'a str,
-    at: &'a str,
-) -> Result<(Vec<Finding<'a>>, Option<String>), AwsError> {
+fn page<'a>(body: &'a str, region: &'a str, at: &'a str) -> Result<(Vec<Finding<'a>>, Option<String>), AwsError> {
     let observed = Observed { region, at };
     let page = asff::split(body, |finding| Finding::new(Event::from_finding(&finding, observed)))
         .map_err(|error| unusable(&format!("{error}: {}", error.0)))?;

@@ -4,12 +4,14 @@ use aws_support::{AwsError, Clock};
 use aws_text::Region;
 use jiff::{SignedDuration, Timestamp};
 
-use super::checkpoint::{Checkpoint, CheckpointKey, Checkpoints, INCREMENTAL, Incremental, Kept, Lookback, Sweep, Window};
-use crate::security_hub::Range;
+use super::checkpoint::{
+    Checkpoint, CheckpointKey, Checkpoints, INCREMENTAL, Incremental, Kept, Lookback, Sweep, Window,
+};
 use super::reader::{End, Reader};
 use crate::delivery::pipeline::to_millisecond;
 use crate::delivery::{Counts, DeliveredItems, EventSink, ParkedEvents, RECORDING_GRACE};
 use crate::security_hub::FindingSource;
+use crate::security_hub::Range;
 
 /// A run in one region.
 #[derive(Debug)]

@@ -73,7 +73,10 @@ impl Filters {
                 digest.update(value);
             }
         }
-        digest.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+        digest.finalize()[..16]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 }
 

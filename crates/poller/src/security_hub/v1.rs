@@ -198,6 +198,8 @@ mod tests {
     use aws_config::BehaviorVersion;
     use aws_sdk_securityhub::config::{Credentials, SharedCredentialsProvider};
     use aws_smithy_http_client::test_util::{ReplayEvent, StaticReplayClient, infallible_client_fn};
+    use aws_smithy_runtime_api::client::http::HttpClient;
+    use aws_smithy_types::body::SdkBody;
 
     use super::*;
     use crate::security_hub::{Filters, Range};
@@ -230,7 +232,7 @@ mod tests {
                 "id", "secret", None, None, "test",
             )))
             .build();
-        SecurityHub::new(&config, &[region()]).unwrap()
+        SecurityHub::new(&config, StaticKey::default(), &[region()]).unwrap()
     }
 
     fn all() -> Query {
