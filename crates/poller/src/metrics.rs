@@ -14,6 +14,12 @@ pub struct Measured {
     pub throttles: u64,
     /// Seconds since the point up to which everything is delivered
     pub lag_seconds: Option<i64>,
+    /// Seconds since the last whole pass of the sweep began
+    pub sweep_age_seconds: Option<i64>,
+    /// Findings on all pages, the sweep's included
+    pub findings_seen: u64,
+    /// Findings that were delivered before, the sweep's included
+    pub duplicates_skipped: u64,
     /// The most seconds between `UpdatedAt` and `ProcessedAt` of a finding that was delivered: how late findings
     /// arrive, and so what `LOOKBACK_SECONDS` has to cover
     pub lateness_seconds: Option<i64>,
@@ -23,14 +29,15 @@ pub struct Measured {
 #[must_use]
 pub fn of_region(report: &RegionReport, measured: &Measured, function: &str, now: Timestamp) -> Value {
     let mut metrics = vec![
-        ("FindingsSeen", "Count", json!(report.findings_seen)),
-        ("EventsSent", "Count", json!(report.events_sent)),
-        ("DuplicatesSkipped", "Count", json!(report.duplicates_skipped)),
+        ("FindingsSeen", "Count", json!(measured.findings_seen)),
+        ("EventsSent", "Count", json!(report.all_sent())),
+        ("DuplicatesSkipped", "Count", json!(measured.duplicates_skipped)),
         ("Throttles", "Count", json!(measured.throttles)),
     ];
     for (name, seconds) in [
         ("OldestUndeliveredAge", measured.lag_seconds),
         ("Lateness", measured.lateness_seconds),
+        ("SweepAge", measured.sweep_age_seconds),
     ] {
         if let Some(seconds) = seconds {
             metrics.push((name, "Seconds", json!(seconds)));
@@ -40,35 +47,43 @@ pub fn of_region(report: &RegionReport, measured: &Measured, function: &str, now
     aws_support::metrics::line(now, function, &region, &metrics)
 }
 
-/// The metrics of a whole poll as a log line. `PollsSucceeded` is 1 where no region failed, which running out of time is
-/// not, and 0 otherwise: its absence is how an alarm notices a poller that does not run at all. Only incremental polls
-/// have it: a reconcile that works must not hide a schedule that does not.
+/// The metrics of a whole run as a log line. `EventsParked` is how many are parked now. `PollsSucceeded` is 1 where no
+/// region failed, which running out of time is not, and 0 otherwise: its absence is how an alarm notices a poller that
+/// does not run at all. Only incremental polls have it: a reconcile that works must not hide a schedule that does not.
 #[must_use]
-pub fn of_poll(report: &PollReport, function: &str, now: Timestamp) -> Option<Value> {
-    if report.mode != ModeName::Incremental {
-        return None;
+pub fn of_run(report: &PollReport, parked: usize, function: &str, now: Timestamp) -> Value {
+    let mut metrics = vec![("EventsParked", "Count", json!(parked))];
+    if report.mode == ModeName::Incremental {
+        let has_failed = report.regions.iter().any(|region| region.error.is_some());
+        metrics.push(("PollsSucceeded", "Count", json!(u8::from(!has_failed))));
     }
-    let has_failed = report.regions.iter().any(|region| region.error.is_some());
-    let metrics = [("PollsSucceeded", "Count", json!(u8::from(!has_failed)))];
-    Some(aws_support::metrics::line(now, function, &[], &metrics))
+    aws_support::metrics::line(now, function, &[], &metrics)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{ErrorCode, RegionError};
+    use crate::report::{ErrorCode, RegionError, SweepReport};
 
     #[test]
     fn each_metric_is_defined_and_has_a_value() {
         let report = RegionReport {
-            findings_seen: 5,
             events_sent: 2,
-            duplicates_skipped: 3,
+            sweep: Some(SweepReport {
+                pages: 1,
+                findings_seen: 4,
+                events_sent: 5,
+                complete: true,
+                last_completed_at: None,
+            }),
             ..RegionReport::new("us-east-1".parse().unwrap())
         };
         let measured = Measured {
             throttles: 1,
             lag_seconds: Some(90),
+            sweep_age_seconds: Some(7),
+            findings_seen: 5,
+            duplicates_skipped: 3,
             lateness_seconds: Some(-4),
         };
         let line = of_region(&report, &measured, "poller", Timestamp::constant(1_000, 0));
@@ -94,11 +109,12 @@ mod tests {
             values,
             [
                 ("FindingsSeen", json!(5)),
-                ("EventsSent", json!(2)),
+                ("EventsSent", json!(7)),
                 ("DuplicatesSkipped", json!(3)),
                 ("Throttles", json!(1)),
                 ("OldestUndeliveredAge", json!(90)),
                 ("Lateness", json!(-4)),
+                ("SweepAge", json!(7)),
             ]
         );
     }
@@ -125,12 +141,17 @@ mod tests {
         };
         let poll = |mode, regions| PollReport {
             mode,
+            skipped: false,
+            until: None,
             complete: false,
             regions,
             events_sent: 0,
         };
-        let succeeded =
-            |report| of_poll(&report, "poller", Timestamp::UNIX_EPOCH).map(|line| line["PollsSucceeded"].clone());
+        let succeeded = |report| {
+            let line = of_run(&report, 3, "poller", Timestamp::UNIX_EPOCH);
+            assert_eq!(line["EventsParked"], 3);
+            line.get("PollsSucceeded").cloned()
+        };
         assert_eq!(
             succeeded(poll(ModeName::Incremental, vec![region(None)])),
             Some(json!(1))
