@@ -242,24 +242,19 @@ impl World {
             }
             None => None,
         };
-        match trouble {
-            None => Ok(carry_out().await),
-            Some(Trouble::Fails) => Err(error(ErrorKind::Unreachable)),
-            Some(Trouble::OutOfTime) => Err(error(ErrorKind::OutOfTime)),
-            Some(Trouble::Lost) => {
-                carry_out().await;
-                Err(error(ErrorKind::Unreachable))
-            }
-            Some(Trouble::EndsBefore) => {
-                self.ended.set(true);
-                Err(error(ErrorKind::OutOfTime))
-            }
-            Some(Trouble::EndsAfter) => {
-                carry_out().await;
-                self.ended.set(true);
-                Err(error(ErrorKind::OutOfTime))
-            }
+        let Some(trouble) = trouble else {
+            return Ok(carry_out().await);
+        };
+        if matches!(trouble, Trouble::Lost | Trouble::EndsAfter) {
+            carry_out().await;
         }
+        self.excuse_unrecorded();
+        self.ended
+            .set(matches!(trouble, Trouble::EndsBefore | Trouble::EndsAfter));
+        Err(error(match trouble {
+            Trouble::Fails | Trouble::Lost => ErrorKind::Unreachable,
+            Trouble::EndsBefore | Trouble::EndsAfter | Trouble::OutOfTime => ErrorKind::OutOfTime,
+        }))
     }
 
     fn document(&self, number: usize, finding: &Finding) -> Value {
