@@ -843,6 +843,13 @@ impl Simulation {
         let before: Vec<Incremental> = (0..world.regions.len())
             .map(|region| world.incremental(region))
             .collect();
+        // What could not be delivered before is read again.
+        let had_failures = world
+            .table
+            .checkpoints
+            .borrow()
+            .values()
+            .any(|text| text.contains("has_failures"));
         world.calls.set(0);
         world.pages_left.set(pages);
         world.trouble.set(trouble);
@@ -868,7 +875,7 @@ impl Simulation {
         }
         world.check_sent_once();
         world.check_windows();
-        self.check_outcome(&outcome, has_struck, pages.is_some())
+        self.check_outcome(&outcome, has_struck, pages.is_some() || had_failures)
     }
 
     /// `true` where the run did all that was asked.
