@@ -318,23 +318,22 @@ impl World {
                 if self.has_changed.get() {
                     self.is_disturbed.set(true);
                 }
-                match start.strip_prefix('=') {
-                    Some(count) => count.parse().unwrap(),
+                if let Some(count) = start.strip_prefix('=') {
+                    count.parse().unwrap()
+                } else {
                     // The one that the last page ended with; where it has left, the one that would come after it.
-                    None => {
-                        let key: (Option<i64>, usize) = serde_json::from_str(start).unwrap();
-                        let findings = self.findings.borrow();
-                        let position = matching.iter().position(|number| *number == key.1);
-                        let after = || {
-                            matching
-                                .iter()
-                                .position(|number| (findings[*number].indexed, *number) > key)
-                        };
-                        position
-                            .map(|position| position + 1)
-                            .or_else(after)
-                            .unwrap_or(matching.len())
-                    }
+                    let key: (Option<i64>, usize) = serde_json::from_str(start).unwrap();
+                    let findings = self.findings.borrow();
+                    let position = matching.iter().position(|number| *number == key.1);
+                    let after = || {
+                        matching
+                            .iter()
+                            .position(|number| (findings[*number].indexed, *number) > key)
+                    };
+                    position
+                        .map(|position| position + 1)
+                        .or_else(after)
+                        .unwrap_or(matching.len())
                 }
             }
             Some(_) => {

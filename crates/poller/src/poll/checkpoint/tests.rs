@@ -189,7 +189,9 @@ fn read(times: &[i64], page: usize, mut window: Window) -> (Vec<usize>, usize) {
         let matching: Vec<usize> = (0..times.len()).filter(|index| is_inside(times[*index])).collect();
         let given = &matching[skipped.min(matching.len())..matching.len().min(skipped + page)];
         let updated: Vec<_> = given.iter().map(|index| Some(at(times[*index]))).collect();
-        given.iter().for_each(|index| seen[*index] += 1);
+        for index in given {
+            seen[*index] += 1;
+        }
         let token = (skipped + page < matching.len()).then(|| (skipped + page).to_string());
         match window.after(&updated, token) {
             Some(next) => window = next,
