@@ -277,3 +277,6 @@ fn failure(error_type: &str, error_message: String) -> Diagnostic {
         error_message,
     }
 }
+
+#[cfg(test)]
+mod tests;

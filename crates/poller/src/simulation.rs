@@ -242,24 +242,19 @@ impl World {
             }
             None => None,
         };
-        match trouble {
-            None => Ok(carry_out().await),
-            Some(Trouble::Fails) => Err(error(ErrorKind::Unreachable)),
-            Some(Trouble::OutOfTime) => Err(error(ErrorKind::OutOfTime)),
-            Some(Trouble::Lost) => {
-                carry_out().await;
-                Err(error(ErrorKind::Unreachable))
-            }
-            Some(Trouble::EndsBefore) => {
-                self.ended.set(true);
-                Err(error(ErrorKind::OutOfTime))
-            }
-            Some(Trouble::EndsAfter) => {
-                carry_out().await;
-                self.ended.set(true);
-                Err(error(ErrorKind::OutOfTime))
-            }
+        let Some(trouble) = trouble else {
+            return Ok(carry_out().await);
+        };
+        if matches!(trouble, Trouble::Lost | Trouble::EndsAfter) {
+            carry_out().await;
         }
+        self.excuse_unrecorded();
+        self.ended
+            .set(matches!(trouble, Trouble::EndsBefore | Trouble::EndsAfter));
+        Err(error(match trouble {
+            Trouble::Fails | Trouble::Lost => ErrorKind::Unreachable,
+            Trouble::EndsBefore | Trouble::EndsAfter | Trouble::OutOfTime => ErrorKind::OutOfTime,
+        }))
     }
 
     fn document(&self, number: usize, finding: &Finding) -> Value {
@@ -323,23 +318,22 @@ impl World {
                 if self.has_changed.get() {
                     self.is_disturbed.set(true);
                 }
-                match start.strip_prefix('=') {
-                    Some(count) => count.parse().unwrap(),
+                if let Some(count) = start.strip_prefix('=') {
+                    count.parse().unwrap()
+                } else {
                     // The one that the last page ended with; where it has left, the one that would come after it.
-                    None => {
-                        let key: (Option<i64>, usize) = serde_json::from_str(start).unwrap();
-                        let findings = self.findings.borrow();
-                        let position = matching.iter().position(|number| *number == key.1);
-                        let after = || {
-                            matching
-                                .iter()
-                                .position(|number| (findings[*number].indexed, *number) > key)
-                        };
-                        position
-                            .map(|position| position + 1)
-                            .or_else(after)
-                            .unwrap_or(matching.len())
-                    }
+                    let key: (Option<i64>, usize) = serde_json::from_str(start).unwrap();
+                    let findings = self.findings.borrow();
+                    let position = matching.iter().position(|number| *number == key.1);
+                    let after = || {
+                        matching
+                            .iter()
+                            .position(|number| (findings[*number].indexed, *number) > key)
+                    };
+                    position
+                        .map(|position| position + 1)
+                        .or_else(after)
+                        .unwrap_or(matching.len())
                 }
             }
             Some(_) => {
@@ -848,6 +842,13 @@ impl Simulation {
         let before: Vec<Incremental> = (0..world.regions.len())
             .map(|region| world.incremental(region))
             .collect();
+        // What could not be delivered before is read again.
+        let had_failures = world
+            .table
+            .checkpoints
+            .borrow()
+            .values()
+            .any(|text| text.contains("has_failures"));
         world.calls.set(0);
         world.pages_left.set(pages);
         world.trouble.set(trouble);
@@ -873,7 +874,7 @@ impl Simulation {
         }
         world.check_sent_once();
         world.check_windows();
-        self.check_outcome(&outcome, has_struck, pages.is_some())
+        self.check_outcome(&outcome, has_struck, pages.is_some() || had_failures)
     }
 
     /// `true` where the run did all that was asked.

@@ -453,3 +453,6 @@ impl<C: Clock> Leases for StateTable<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -373,7 +373,146 @@ impl<'a, T: DeliveredItems> Ledger<'a, T> {
     }
 
     /// How many digests are held.
-    pub(crate) fn loaded(&self) -> usize {
+    fn loaded(&self) -> usize {
         self.days.values().map(|loaded| loaded.digests.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::MemoryTable;
+
+    const TTL: Duration = Duration::from_hours(24 * 120);
+    const DAYS: i64 = 86_400;
+
+    fn version(number: u32, updated: i64) -> Version {
+        let mut digest = Digest::default();
+        digest[..4].copy_from_slice(&number.to_be_bytes());
+        Version {
+            digest,
+            updated: Some(Timestamp::constant(updated, 0)),
+        }
+    }
+
+    fn versions(count: u32) -> Vec<Version> {
+        (0..count)
+            .map(|number| version(number, 100 + i64::from(number / 100)))
+            .collect()
+    }
+
+    fn deadline() -> Deadline {
+        Deadline::after(Duration::from_mins(1))
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::constant(1_000_000, 0)
+    }
+
+    async fn known(table: &MemoryTable, memory: &Memory, versions: &[Version], now: Timestamp) -> Vec<Known> {
+        let mut ledger = Ledger::new(table, memory, "run", TTL);
+        ledger.known(versions, now, &deadline()).await.unwrap()
+    }
+
+    fn queries(table: &MemoryTable) -> u64 {
+        table.calls.borrow().get("query delivered").copied().unwrap_or_default()
+    }
+
+    async fn record(table: &MemoryTable, memory: &Memory, versions: &[Version]) {
+        for page in versions.chunks(100) {
+            let mut ledger = Ledger::new(table, memory, "run", TTL);
+            ledger.record(page, now(), &deadline()).await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_recorded_is_known_to_this_process_and_to_another() {
+        let (table, memory) = (MemoryTable::default(), Memory::default());
+        let mut some = versions(3);
+        some.push(version(7, 3 * DAYS));
+        some.push(Version {
+            updated: None,
+            ..version(8, 0)
+        });
+        record(&table, &memory, &some).await;
+        assert_eq!(table.delivered.borrow().len(), 3, "one item a day");
+        assert_eq!(known(&table, &memory, &some, now()).await, vec![Known::Delivered; 5]);
+        assert_eq!(queries(&table), 0);
+        let another = Memory::default();
+        some.push(version(9, 100));
+        let mut expected = vec![Known::Delivered; 5];
+        expected.push(Known::No);
+        assert_eq!(known(&table, &another, &some, now()).await, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_day_is_read_once_for_all_its_pages() {
+        let (table, memory) = (MemoryTable::default(), Memory::default());
+        let all = versions(1000);
+        record(&table, &memory, &all).await;
+        let memory = Memory::default();
+        let mut ledger = Ledger::new(&table, &memory, "run", TTL);
+        ledger.known(&all[..100], now(), &deadline()).await.unwrap();
+        let after_first = queries(&table);
+        for page in all.chunks(100).skip(1) {
+            let known = ledger.known(page, now(), &deadline()).await.unwrap();
+            assert!(known.iter().all(|known| *known == Known::Delivered));
+        }
+        assert_eq!(queries(&table), after_first);
+        // What is not in it is asked for again after some seconds: a push may have added it.
+        let new = [version(5000, 109)];
+        ledger.known(&new, now(), &deadline()).await.unwrap();
+        assert_eq!(queries(&table), after_first);
+        record(&table, &Memory::default(), &new).await;
+        tokio::time::advance(FRESH_FOR * 2).await;
+        assert_eq!(
+            ledger.known(&new, now(), &deadline()).await.unwrap(),
+            [Known::Delivered]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_stays_bounded_whatever_a_day_holds_and_nothing_is_forgotten_for_it() {
+        let (table, memory) = (MemoryTable::default(), Memory::default());
+        let all = versions(130_000);
+        record(&table, &memory, &all).await;
+        assert_eq!(memory.len(), MAX_REMEMBERED);
+        let memory = Memory::default();
+        let mut ledger = Ledger::new(&table, &memory, "run", TTL);
+        for page in all.chunks(100).step_by(50) {
+            let known = ledger.known(page, now(), &deadline()).await.unwrap();
+            assert!(known.iter().all(|known| *known == Known::Delivered));
+            assert!(ledger.loaded() <= MAX_LOADED);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_that_is_about_to_expire_is_renewed_when_its_version_is_met() {
+        let (table, memory) = (MemoryTable::default(), Memory::default());
+        let some = versions(2);
+        record(&table, &memory, &some).await;
+        let item = table.delivered.borrow().values().next().unwrap().clone();
+        assert!(item.expires_at >= now().as_second() + 120 * DAYS);
+        for (days, expected) in [
+            (27, Known::Delivered),
+            (29, Known::Unrecorded),
+            (400, Known::Unrecorded),
+        ] {
+            let later = now() + SignedDuration::from_hours(24 * days);
+            assert_eq!(known(&table, &Memory::default(), &some, later).await, [expected; 2]);
+        }
+        // A process that remembers the version looks into the table again after a day.
+        let later = now() + SignedDuration::from_hours(24 * 29);
+        assert_eq!(known(&table, &memory, &some, later).await, [Known::Unrecorded; 2]);
+    }
+
+    #[test]
+    fn days_are_of_utc_and_in_order() {
+        let day = |time: &str| Day::of(Some(time.parse().unwrap()));
+        assert_eq!(day("2026-11-23T23:59:59.999Z").to_string(), "2026-11-23");
+        assert_eq!(day("2026-11-23T23:59:59-01:00").to_string(), "2026-11-24");
+        assert!(day("1969-12-31T23:59:59Z") < day("1970-01-01T00:00:00Z"));
+        assert_eq!(Day::of(None).to_string(), "none");
+        assert!(Day::of(None) < day("1969-12-31T23:59:59Z"));
     }
 }

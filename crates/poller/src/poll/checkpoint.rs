@@ -461,3 +461,6 @@ pub trait Checkpoints {
 pub const INCREMENTAL: &str = "incremental";
 /// The sort key of a region's sweep checkpoint.
 pub const SWEEP: &str = "sweep";
+
+#[cfg(test)]
+mod tests;

@@ -107,13 +107,12 @@ where
                 return polled;
             }
         };
-        let outcome = match state.check(self.now()) {
-            Err(problem) => Err(self.table.nonsense(&self.key, INCREMENTAL, &problem)),
-            Ok(()) => {
-                let outcome = self.read_what_is_new(&mut state, &mut polled.counts).await;
-                let saved = self.save(&Checkpoint::Incremental(state.as_kept())).await;
-                outcome.and_then(|is_finished| saved.map(|()| is_finished))
-            }
+        let outcome = if let Err(problem) = state.check(self.now()) {
+            Err(self.table.nonsense(&self.key, INCREMENTAL, &problem))
+        } else {
+            let outcome = self.read_what_is_new(&mut state, &mut polled.counts).await;
+            let saved = self.save(&Checkpoint::Incremental(state.as_kept())).await;
+            outcome.and_then(|is_finished| saved.map(|()| is_finished))
         };
         polled.through = state.through;
         polled.lag_seconds = state.lag(self.now());

@@ -1,5 +1,7 @@
 //! Which findings are asked for: the one file that decides it.
 
+use std::fmt::Write;
+
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
@@ -73,10 +75,11 @@ impl Filters {
                 digest.update(value);
             }
         }
-        digest.finalize()[..16]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        let mut key = String::new();
+        for byte in &digest.finalize()[..16] {
+            let _ = write!(key, "{byte:02x}"); // writing to a String does not fail
+        }
+        key
     }
 }
 

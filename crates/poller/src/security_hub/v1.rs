@@ -198,7 +198,11 @@ mod tests {
     use aws_config::BehaviorVersion;
     use aws_sdk_securityhub::config::{Credentials, SharedCredentialsProvider};
     use aws_smithy_http_client::test_util::{ReplayEvent, StaticReplayClient, infallible_client_fn};
-    use aws_smithy_runtime_api::client::http::HttpClient;
+    use aws_smithy_runtime_api::client::http::{
+        HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+    };
+    use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+    use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
     use aws_smithy_types::body::SdkBody;
 
     use super::*;
@@ -224,15 +228,18 @@ mod tests {
     }
 
     fn with_client(http: impl HttpClient + 'static) -> SecurityHub {
-        let config = SdkConfig::builder()
+        SecurityHub::new(&config(http), StaticKey::default(), &[region()]).unwrap()
+    }
+
+    fn config(http: impl HttpClient + 'static) -> SdkConfig {
+        SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .http_client(http)
             .sleep_impl(aws_smithy_async::rt::sleep::TokioSleep::new())
             .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
                 "id", "secret", None, None, "test",
             )))
-            .build();
-        SecurityHub::new(&config, StaticKey::default(), &[region()]).unwrap()
+            .build()
     }
 
     fn all() -> Query {
@@ -350,5 +357,78 @@ mod tests {
             bodies,
             ["1", "2", "3", "4"].map(|token| format!("{{\"Findings\":[\"{token}\"]}}"))
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_the_rate_limit_costs_no_attempt_and_no_page_its_time() {
+        // GIVEN a limit that is used up
+        let (hub, http) = hub(vec![answer(200, &[], PAGE)]);
+        let gate = &hub.regions[&region()].gate;
+        for _ in 0..6 {
+            gate.note_throttle();
+        }
+        let before = tokio::time::Instant::now();
+        assert_eq!(page(&hub, &all(), None).await.unwrap(), PAGE);
+        assert!(before.elapsed() >= Duration::from_secs(8));
+        assert_eq!(http.actual_requests().count(), 1);
+        // It ends with the invocation.
+        gate.note_throttle();
+        let soon = Deadline::after(Duration::from_secs(1));
+        let error = hub.page(&region(), &all(), None, &soon).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::OutOfTime);
+    }
+
+    /// Answers after a while.
+    #[derive(Clone, Debug)]
+    struct Slow(Duration);
+
+    impl HttpClient for Slow {
+        fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+            SharedHttpConnector::new(self.clone())
+        }
+    }
+
+    impl HttpConnector for Slow {
+        fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
+            let time = self.0;
+            HttpConnectorFuture::new(async move {
+                tokio::time::sleep(time).await;
+                Ok(HttpResponse::new(200.try_into().unwrap(), SdkBody::from(PAGE)))
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_that_takes_longer_than_an_attempt_is_given_more_time() {
+        let hub = with_client(Slow(Duration::from_secs(18)));
+        let deadline = Deadline::after(Duration::from_mins(4));
+        assert_eq!(hub.page(&region(), &all(), None, &deadline).await.unwrap(), PAGE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_was_replaced_is_read_again_before_it_decides_anything() {
+        // GIVEN a secret whose key is another with every read, and a service that knows the second
+        let reads = std::sync::atomic::AtomicUsize::new(0);
+        let http = infallible_client_fn(move |request: http::Request<SdkBody>| {
+            if request.headers().contains_key("x-amz-target") {
+                let number = reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
+                let key = format!(r#"{{"AccessKeyId":"AKIA{number}","SecretAccessKey":"x"}}"#);
+                let body = serde_json::json!({ "SecretString": key }).to_string();
+                return http::Response::new(SdkBody::from(body));
+            }
+            let authorization = request.headers()["authorization"].to_str().unwrap();
+            if authorization.contains("Credential=AKIA2/") {
+                return http::Response::new(SdkBody::from(PAGE));
+            }
+            let refused = http::Response::builder()
+                .status(403)
+                .header("x-amzn-errortype", "UnrecognizedClientException");
+            refused.body(SdkBody::from("{}")).unwrap()
+        });
+        let config = config(http);
+        let secret = "arn:aws:secretsmanager:us-east-1:111122223333:secret:key-AbCdEf";
+        let (config, key) = aws_support::credentials::with_static_credentials(&config, Some(secret));
+        let hub = SecurityHub::new(&config, key, &[region()]).unwrap();
+        assert_eq!(page(&hub, &all(), None).await.unwrap(), PAGE);
     }
 }
