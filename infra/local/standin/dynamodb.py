@@ -27,9 +27,9 @@ _WRITES = {"PutItem", "DeleteItem", "UpdateItem"}
 class Consumed:
     """The request units of a call ("Read and write request units" in DynamoDB's developer guide).
 
-    A consistent read takes a unit for each 4 KB of what a GetItem, or all of a Query, reads, and at least one; one that is
-    not consistent takes half. A write takes a unit for each KB of the larger of the item before and after it, also where
-    its condition is not met. Of operations not named here nothing is known, and both are null."""
+    A consistent read takes a unit for each 4 KB of what a GetItem, or all of a Query, reads, and at least one; one that
+    is not consistent takes half. A write takes a unit for each KB of the larger of the item before and after it, also
+    where its condition is not met. Of other operations nothing is known, and both are null."""
 
     operation: str
     table: str | None

@@ -11,8 +11,8 @@ Its own routes, beside moto's `/moto-api/reset`:
 - `GET /standin/struck`: the call that a fault with `at` struck, or null. For a fault that hangs, waits for it.
 - `GET /standin/idle`: answers when no call is under way.
 - `GET /standin/units`: what DynamoDB would charge for the calls since the last reset, see `dynamodb.Consumed`.
-- `POST /standin/forget-connections`: what comes over the connections that are open now is not answered any more, as where
-  the network has forgotten them.
+- `POST /standin/forget-connections`: what comes over the connections that are open now is not answered any more, as
+  where the network has forgotten them.
 - `GET /standin/used-rights`: the rights of roles and users that were used since the last reset, see `iam`.
 - `POST /standin/lag`: reads of a `service` lag behind its writes from now on, for so many `reads` if given, see `lag`.
 - `DELETE /standin/lag`: all services have caught up.

@@ -39,8 +39,8 @@ class Settings:
     token_calls: int | None = None
     """After so many further calls of GetFindings a page token is not taken any more"""
     index_lag: int = 0
-    """For so many further calls of GetFindings a finding that is imported again is found and sorted as it was before: the
-    index is older than the document"""
+    """For so many further calls of GetFindings a finding that is imported again is found and sorted as it was before:
+    the index is older than the document"""
     changes: list[str] = field(default_factory=list)
     """Findings that are imported one by one, one after each call of GetFindings"""
 

@@ -167,7 +167,7 @@ def test_what_arrives_late_is_caught_by_the_overlap_and_an_edit_by_a_sweep(
     # WHEN a finding arrives that was updated before the last poll
     aws.import_findings([recent(2)])
     assert poller.invoke({})["events_sent"] == 1
-    # WHEN an analyst reopens an old finding, which leaves UpdatedAt as it is, and one arrives that is older than the overlap
+    # WHEN an analyst reopens an old finding, which leaves UpdatedAt as it is, and one older than the overlap arrives
     aws.import_findings([old.replace('"NEW"', '"NOTIFIED"'), finding(3)])
     report = poller.invoke({})
     assert (report["events_sent"], report["regions"][0]["sweep"]) == (0, None)
@@ -269,8 +269,8 @@ def test_findings_that_leave_the_query_between_pages_make_it_pass_none_over(
     subscribe(aws)
     texts = [finding(n) for n in range(110)]
     aws.import_findings(texts)
-    # Tokens count what the query finds, and between two pages one of the page before is resolved: what came after it has
-    # moved up by one.
+    # Tokens count what the query finds, and between two pages one of the first page is resolved: what comes after it
+    # has moved up by one.
     resolved = [json.loads(text) | {"Workflow": {"Status": "RESOLVED"}} for text in texts[:10]]
     aws.settings(page_size=10, tokens_count=True, changes=list(map(json.dumps, resolved)))
     report = start_poller(SWEEP_HOURS="0").invoke({})
