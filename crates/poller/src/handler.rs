@@ -74,22 +74,21 @@ where
             holder: run.to_owned(),
             until: now.saturating_add(left).unwrap_or(now),
         };
-        if let Err(until) = self
-            .table
-            .take(&lease, now, deadline)
-            .await
-            .map_err(|error| no_state(&error))?
-        {
-            return skipped(mode, until);
-        }
-        let outcome = match Parking::load(&self.table, deadline).await {
-            Ok(parking) => Ok(self.poll_regions(mode, run, deadline, &parking).await),
-            Err(error) => Err(no_state(&error)),
+        let report = match self.table.take(&lease, now, deadline).await {
+            Ok(Err(until)) => return skipped(mode, until),
+            Ok(Ok(())) => match Parking::load(&self.table, deadline).await {
+                Ok(parking) => self.poll_regions(mode, run, deadline, &parking).await,
+                Err(error) => self.report_of_failure(mode, &error),
+            },
+            // It may be taken all the same, and the answer lost.
+            Err(error) => self.report_of_failure(mode, &error),
         };
         if let Err(error) = self.table.release(&lease, &deadline.later(RECORDING_GRACE)).await {
             tracing::warn!(%error, until = %lease.until, "the lease could not be released and ends by itself");
         }
-        let report = outcome?;
+        if let Some(line) = metrics::of_poll(&report, &self.config.function_name, self.clock.now()) {
+            self.metrics.put(&line);
+        }
         let failed: Vec<String> = report
             .regions
             .iter()
@@ -157,17 +156,19 @@ where
         for ((run, polled), swept) in runs.iter().zip(polled).zip(swept) {
             regions.push(self.report(mode, run, &polled, &swept));
         }
-        let report = PollReport {
-            mode: mode.name(),
-            skipped: false,
-            until: None,
-            complete: regions.iter().all(|region| region.complete),
-            events_sent: regions.iter().map(RegionReport::all_sent).sum(),
-            regions,
-        };
-        let line = metrics::of_run(&report, parking.count(), &self.config.function_name, self.clock.now());
-        self.metrics.put(&line);
-        report
+        let function = &self.config.function_name;
+        self.metrics
+            .put(&metrics::of_parking(parking.count(), function, self.clock.now()));
+        PollReport::new(mode.name(), regions)
+    }
+
+    /// Without the lease, or what is parked, no region is polled.
+    fn report_of_failure(&self, mode: Mode, error: &AwsError) -> PollReport {
+        let failed = self.config.regions.iter().map(|region| RegionReport {
+            error: RegionError::of_call(error, region),
+            ..RegionReport::new(region.clone())
+        });
+        PollReport::new(mode.name(), failed.collect())
     }
 
     /// Reports on a region, and puts its metrics.
@@ -246,12 +247,10 @@ fn skipped(mode: Mode, until: Timestamp) -> Result<Value, Diagnostic> {
         Mode::Incremental => {
             tracing::info!(%until, "poll skipped: another run is at work");
             answer(&PollReport {
-                mode: mode.name(),
                 skipped: true,
                 until: Some(format!("{until:.3}")),
                 complete: false,
-                regions: Vec::new(),
-                events_sent: 0,
+                ..PollReport::new(mode.name(), Vec::new())
             })
         }
         Mode::Reconcile | Mode::Backfill(_) => Err(failure(
@@ -259,12 +258,6 @@ fn skipped(mode: Mode, until: Timestamp) -> Result<Value, Diagnostic> {
             format!("busy: another run is at work until {until:.3} at the latest; try again then"),
         )),
     }
-}
-
-/// Without the lease, or what is parked, no region is polled.
-fn no_state(error: &AwsError) -> Diagnostic {
-    tracing::error!(%error, "poll failed: the state table cannot be used");
-    failure("StateTableFailed", error.to_string())
 }
 
 fn answer(report: &impl serde::Serialize) -> Result<Value, Diagnostic> {

@@ -47,16 +47,23 @@ pub fn of_region(report: &RegionReport, measured: &Measured, function: &str, now
     aws_support::metrics::line(now, function, &region, &metrics)
 }
 
-/// The metrics of a whole run as a log line. `EventsParked` is how many are parked now. `PollsSucceeded` is 1 where no
-/// region failed, which running out of time is not, and 0 otherwise: its absence is how an alarm notices a poller that
-/// does not run at all. Only incremental polls have it: a reconcile that works must not hide a schedule that does not.
+/// The metrics of a whole poll as a log line. `PollsSucceeded` is 1 where no region failed, which running out of time is
+/// not, and 0 otherwise: its absence is how an alarm notices a poller that does not run at all. Only incremental polls
+/// have it: a reconcile that works must not hide a schedule that does not.
 #[must_use]
-pub fn of_run(report: &PollReport, parked: usize, function: &str, now: Timestamp) -> Value {
-    let mut metrics = vec![("EventsParked", "Count", json!(parked))];
-    if report.mode == ModeName::Incremental {
-        let has_failed = report.regions.iter().any(|region| region.error.is_some());
-        metrics.push(("PollsSucceeded", "Count", json!(u8::from(!has_failed))));
+pub fn of_poll(report: &PollReport, function: &str, now: Timestamp) -> Option<Value> {
+    if report.mode != ModeName::Incremental {
+        return None;
     }
+    let has_failed = report.regions.iter().any(|region| region.error.is_some());
+    let metrics = [("PollsSucceeded", "Count", json!(u8::from(!has_failed)))];
+    Some(aws_support::metrics::line(now, function, &[], &metrics))
+}
+
+/// How many events are parked, as a log line.
+#[must_use]
+pub fn of_parking(parked: usize, function: &str, now: Timestamp) -> Value {
+    let metrics = [("EventsParked", "Count", json!(parked))];
     aws_support::metrics::line(now, function, &[], &metrics)
 }
 
@@ -139,19 +146,9 @@ mod tests {
             message: String::new(),
             remedy: String::new(),
         };
-        let poll = |mode, regions| PollReport {
-            mode,
-            skipped: false,
-            until: None,
-            complete: false,
-            regions,
-            events_sent: 0,
-        };
-        let succeeded = |report| {
-            let line = of_run(&report, 3, "poller", Timestamp::UNIX_EPOCH);
-            assert_eq!(line["EventsParked"], 3);
-            line.get("PollsSucceeded").cloned()
-        };
+        let poll = PollReport::new;
+        let succeeded =
+            |report| of_poll(&report, "poller", Timestamp::UNIX_EPOCH).map(|line| line["PollsSucceeded"].clone());
         assert_eq!(
             succeeded(poll(ModeName::Incremental, vec![region(None)])),
             Some(json!(1))

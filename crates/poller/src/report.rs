@@ -19,11 +19,11 @@ use crate::state_table::UNREADABLE;
 pub struct PollReport {
     /// The mode asked for
     pub mode: ModeName,
-    /// There: another run was at work, and this one did nothing
+    /// Present, and true, where another run was at work and this one did nothing
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[cfg_attr(feature = "schema", schemars(extend("const" = true)))]
     pub skipped: bool,
-    /// Until when the other run may be at work, where this one was skipped
+    /// Where this run was skipped: when the other one ends at the latest
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "date-time")))]
     pub until: Option<String>,
@@ -33,6 +33,21 @@ pub struct PollReport {
     pub regions: Vec<RegionReport>,
     /// Sum over the regions, sweeps included
     pub events_sent: u64,
+}
+
+impl PollReport {
+    /// Of a run that was not skipped.
+    #[must_use]
+    pub fn new(mode: ModeName, regions: Vec<RegionReport>) -> Self {
+        Self {
+            mode,
+            skipped: false,
+            until: None,
+            complete: regions.iter().all(|region| region.complete),
+            events_sent: regions.iter().map(RegionReport::all_sent).sum(),
+            regions,
+        }
+    }
 }
 
 /// What was done in one region.
@@ -56,7 +71,7 @@ pub struct RegionReport {
     pub complete: bool,
     /// The sweep; null where there was none
     pub sweep: Option<SweepReport>,
-    /// There where SQS refused events for good: so many were parked, or offered again in vain
+    /// Events that SQS refused for good: newly parked, or offered again and refused. Absent where there are none
     #[serde(skip_serializing_if = "is_zero")]
     pub events_parked: u64,
     /// What went wrong. Running out of time is no error

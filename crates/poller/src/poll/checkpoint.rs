@@ -104,7 +104,7 @@ impl Window {
         let lower = self.lower();
         let dated: Vec<Timestamp> = updated.iter().flatten().copied().collect();
         // Where a page has nothing to go on from, its token passes nothing over.
-        if updated.is_empty() || self.instant.is_some() || (lower.is_none() && dated.is_empty()) {
+        if self.instant.is_some() || dated.is_empty() {
             next.token = Some(token);
             return Some(next);
         }

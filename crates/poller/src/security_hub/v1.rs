@@ -13,7 +13,6 @@ use aws_sdk_securityhub::types::{
 };
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_support::credentials::{Refresh, StaticKey};
-use aws_support::sdk::ATTEMPT_TIMEOUT;
 use aws_support::{AwsError, Deadline, ErrorKind, call};
 use aws_text::Region;
 
@@ -28,8 +27,6 @@ pub const GET_FINDINGS: &str = "securityhub:GetFindings";
 /// Attempts of one call, the first included. Others may be using up the region's limit.
 const MAX_ATTEMPTS: u32 = 6;
 const INITIAL_BACKOFF: Duration = Duration::from_millis(500);
-/// Time to the first byte of an answer in the first attempt.
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Security Hub in several regions.
 #[derive(Debug)]
@@ -43,6 +40,8 @@ pub struct SecurityHub {
 #[derive(Debug)]
 struct Endpoint {
     client: Client,
+    /// Of the first attempt
+    timeouts: TimeoutConfig,
     gate: Gate,
 }
 
@@ -51,6 +50,7 @@ impl SecurityHub {
     /// configuration signs with.
     #[must_use]
     pub fn new(config: &SdkConfig, key: StaticKey, regions: &[Region]) -> Option<Self> {
+        let timeouts = config.timeout_config().cloned().unwrap_or_else(TimeoutConfig::disabled);
         let endpoint = |region: &Region| {
             let config = Builder::from(config)
                 .region(aws_sdk_securityhub::config::Region::new(region.as_str().to_owned()))
@@ -59,6 +59,7 @@ impl SecurityHub {
                 .build();
             let endpoint = Endpoint {
                 client: Client::from_conf(config),
+                timeouts: timeouts.clone(),
                 gate: Gate::new(),
             };
             (region.clone(), endpoint)
@@ -81,10 +82,11 @@ impl SecurityHub {
         let waited = deadline.bound(endpoint.gate.pass()).await;
         waited.map_err(|_| AwsError::out_of_time(GET_FINDINGS))?;
         let capture = Capture::new(self.http_client.clone());
-        let timeouts = TimeoutConfig::builder()
-            .read_timeout(READ_TIMEOUT * patience)
-            .operation_attempt_timeout(ATTEMPT_TIMEOUT * patience)
-            .build();
+        let timeouts = &endpoint.timeouts;
+        let longer = |time: Option<Duration>| time.map(|time| time * patience);
+        let mut attempt = timeouts.to_builder();
+        attempt.set_read_timeout(longer(timeouts.read_timeout()));
+        attempt.set_operation_attempt_timeout(longer(timeouts.operation_attempt_timeout()));
         let request = endpoint
             .client
             .get_findings()
@@ -98,7 +100,11 @@ impl SecurityHub {
             .max_results(query.page_size)
             .set_next_token(token.map(str::to_owned))
             .customize()
-            .config_override(Builder::default().http_client(capture.clone()).timeout_config(timeouts));
+            .config_override(
+                Builder::default()
+                    .http_client(capture.clone())
+                    .timeout_config(attempt.build()),
+            );
         call(GET_FINDINGS, deadline, request.send()).await?;
         capture.take().ok_or_else(|| no_page("the answer has no body"))
     }
@@ -205,6 +211,8 @@ mod tests {
     use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
     use aws_smithy_types::body::SdkBody;
 
+    use aws_support::sdk::ATTEMPT_TIMEOUT;
+
     use super::*;
     use crate::security_hub::{Filters, Range};
 
@@ -235,6 +243,11 @@ mod tests {
         SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .http_client(http)
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                    .build(),
+            )
             .sleep_impl(aws_smithy_async::rt::sleep::TokioSleep::new())
             .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
                 "id", "secret", None, None, "test",
