@@ -159,7 +159,8 @@ class StandIn:
 
     def units(self, table: str) -> dict[str, float]:
         """The read and write request units that the calls on a table have taken since the last reset."""
-        calls = [call for call in json.loads(self._own("GET", "/standin/units")) if call["table"] == table]
+        calls = json.loads(self._own("GET", "/standin/units"))
+        calls = [call for call in calls if call["table"] in (table, None)]
         return {kind: sum(call[kind] for call in calls) for kind in ("read", "write")}
 
     def forget_connections(self) -> None:

@@ -8,6 +8,7 @@ and cancels one on a table that is not there instead of refusing it.
 import base64
 import json
 import math
+import re
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from moto.dynamodb.responses import DynamoHandler
 _calls = threading.RLock()
 _READS = {"GetItem": "Item", "Query": "Items", "Scan": "Items"}
 _WRITES = {"PutItem", "DeleteItem", "UpdateItem"}
+_OF_TABLES = re.compile("(Create|Delete|Describe|List|Update)(Table|TimeToLive|ContinuousBackups|TagsOfResource)")
 
 
 @dataclass
@@ -81,7 +83,8 @@ def install() -> None:
             try:
                 answer = call_action(self)
             finally:
-                consumed.append(_consumed(self, operation, request, before, answer))
+                if not _OF_TABLES.match(operation):
+                    consumed.append(_consumed(self, operation, request, before, answer))
             return answer
 
     @wraps(transact)

@@ -152,7 +152,7 @@ def test_a_fault_at_every_call(fault: dict[str, Any], running_stand_in: local.St
             try:
                 poller.invoke({})
             except local.FunctionError as error:
-                assert error.type in ("PollFailed", "StateTableFailed")
+                assert error.type == "PollFailed"
         struck = scene.aws.struck()
         assert struck, f"call {n}"
         scene.collect()
