@@ -487,27 +487,25 @@ impl World {
 
     /// What had arrived when a window was opened is delivered, or parked, when it is completed.
     fn check_windows(&self) {
-        let delivered = self.versions.borrow();
         let findings = self.findings.borrow();
+        let delivered = self.versions.borrow();
+        let is_missing = |number: &usize| {
+            let finding = &findings[*number];
+            finding.indexed == finding.updated
+                && !delivered.contains(&self.document(*number, finding).to_string())
+                && !self.is_parked(*number)
+        };
+        let missing: Vec<usize> = (0..findings.len()).filter(is_missing).collect();
+        if missing.is_empty() {
+            return;
+        }
         for (region, start, end) in self.completed.borrow().iter() {
-            for number in self.matching(
-                *region,
-                &Query::pages(
-                    Filters::default(),
-                    Some(Range {
-                        start: *start,
-                        end: *end,
-                    }),
-                ),
-            ) {
-                let finding = &findings[number];
-                let is_there = at(finding.since) < *end && finding.indexed == finding.updated;
-                if is_there
-                    && !self.is_parked(number)
-                    && !delivered.contains(&self.document(number, finding).to_string())
-                {
-                    self.fail(&format!("finding {number} is passed over by {start} to {end}"));
-                }
+            let (start, end) = (*start, *end);
+            let query = Query::pages(Filters::default(), Some(Range { start, end }));
+            let matching = self.matching(*region, &query);
+            let was_there = |number: &&usize| at(findings[**number].since) < end && matching.contains(number);
+            if let Some(number) = missing.iter().find(was_there) {
+                self.fail(&format!("finding {number} is passed over by {start} to {end}"));
             }
         }
     }

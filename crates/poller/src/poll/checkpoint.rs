@@ -1,4 +1,4 @@
-//! How far the reading of findings has come: what is kept of it between runs, and where to go on after a page.
+//! Checkpoints: what is kept between runs of how far findings were read, and what to ask for after a page.
 //!
 //! An incremental poll goes window by window. Everything with `UpdatedAt` up to `through` is delivered, as far as it had
 //! arrived. The next window starts an overlap before that point, for findings that arrive late, and ends now. A window
