@@ -388,7 +388,7 @@ impl Sweep {
 pub struct CheckpointKey {
     /// The region
     pub region: Region,
-    /// [`super::Filters::key`]
+    /// [`crate::security_hub::Filters::key`]
     pub filters: String,
 }
 
