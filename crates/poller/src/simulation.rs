@@ -532,11 +532,16 @@ impl World {
         }
     }
 
-    /// Versions that were sent and are not recorded may be sent again.
+    /// Versions that were sent and are not recorded may be sent again where the process ends.
     fn excuse_unrecorded(&self) {
+        self.excuse(|id| !self.table.holds(&id.digest()));
+    }
+
+    /// Of these versions an answer of SQS was lost, or the record failed.
+    fn excuse(&self, is_excused: impl Fn(&EventId) -> bool) {
         let sent = self.sent.borrow();
-        let unrecorded = sent.keys().filter(|id| !self.table.holds(&id.digest())).copied();
-        self.excused.borrow_mut().extend(unrecorded);
+        let excused = sent.keys().filter(|id| is_excused(id)).copied();
+        self.excused.borrow_mut().extend(excused);
     }
 
     fn undelivered(&self) -> Vec<usize> {
@@ -607,7 +612,11 @@ impl EventSink for Handle {
             }
             outcomes
         };
-        world.call("sqs:SendMessage", take).await
+        let outcome = world.call("sqs:SendMessage", take).await;
+        if outcome.is_err() {
+            world.excuse(|id| batch.iter().any(|message| message.event_id == *id));
+        }
+        outcome
     }
 }
 
@@ -627,11 +636,12 @@ impl DeliveredItems for Handle {
 
     async fn add(&self, item: &DeliveredItem, run: &str, number: u64, deadline: &Deadline) -> Result<(), AwsError> {
         let table = &self.0.table;
-        self.0
-            .call("dynamodb:PutItem", async || {
-                table.add(item, run, number, deadline).await
-            })
-            .await?
+        let add = async || table.add(item, run, number, deadline).await;
+        let outcome = self.0.call("dynamodb:PutItem", add).await.and_then(|added| added);
+        if outcome.is_err() {
+            self.0.excuse(|id| item.digests.contains(&id.digest()));
+        }
+        outcome
     }
 }
 
@@ -859,9 +869,6 @@ impl Simulation {
         world.note(format!("{outcome:?}"));
         if world.ended.replace(false) {
             self.processes[process] = Self::process(&world);
-        }
-        if has_struck {
-            world.excuse_unrecorded();
         }
         if world.is_disturbed.get() {
             // Of an instant with more findings than a page, one may be passed over: the sweep finds it.
