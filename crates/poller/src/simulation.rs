@@ -158,7 +158,7 @@ impl World {
         Self {
             seed,
             regions: regions.collect(),
-            page: 4 + random.index(7),
+            page: 4 + random.index(12),
             tokens_count: !random.one_in(3),
             lookback: Lookback {
                 overlap: Duration::from_secs(OVERLAP.unsigned_abs()),
