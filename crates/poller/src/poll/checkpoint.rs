@@ -197,8 +197,8 @@ impl Window {
     }
 }
 
-/// How many findings of a page are read again with the next: the order may be broken where one page ends and another
-/// begins.
+/// How many findings before the last of a page are read again with it: the order may be broken where one page ends and
+/// another begins.
 fn read_again(findings: usize) -> usize {
     (findings / 50).max(1)
 }
