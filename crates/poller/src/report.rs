@@ -1,4 +1,4 @@
-//! What the function answers, and the words for what went wrong.
+//! What the function answers, and the error texts.
 
 use aws_support::credentials::{self, GET_SECRET_VALUE};
 use aws_support::{AwsError, ErrorKind};
@@ -206,7 +206,7 @@ impl ErrorCode {
 }
 
 impl RegionError {
-    /// The words for a failed call. `None` where the invocation ran out of time, which is no failure.
+    /// The error of a failed call. `None` where the invocation ran out of time, which is no failure.
     #[must_use]
     pub fn of_call(error: &AwsError, region: &Region) -> Option<Self> {
         let code = match error.kind {
@@ -230,7 +230,7 @@ impl RegionError {
         })
     }
 
-    /// The words for a connection test that the invocation's end cut off: for a test that is a failure.
+    /// The error of a connection test that the invocation's end cut off: for a test that is a failure.
     #[must_use]
     pub fn no_answer_in_time(error: &AwsError) -> Self {
         Self {
@@ -240,7 +240,7 @@ impl RegionError {
         }
     }
 
-    /// The words for entries that SQS did not take.
+    /// The error of entries that SQS did not take.
     #[must_use]
     pub fn of_refused(refused: &[Refused]) -> Option<Self> {
         let first = refused.first()?;
@@ -259,7 +259,7 @@ impl RegionError {
                 first.message,
                 ids.join(", "),
             ),
-            remedy: "look the event ids up in the function's log, which has the finding behind each; the other \
+            remedy: "search the function's log for the event ids: it names the finding of each; the other \
                      events were delivered, and the next polls send these again. Refused in three runs in a row, they \
                      are parked"
                 .to_owned(),

@@ -158,7 +158,7 @@ impl World {
         Self {
             seed,
             regions: regions.collect(),
-            page: 4 + random.index(7),
+            page: 4 + random.index(12),
             tokens_count: !random.one_in(3),
             lookback: Lookback {
                 overlap: Duration::from_secs(OVERLAP.unsigned_abs()),
@@ -487,27 +487,25 @@ impl World {
 
     /// What had arrived when a window was opened is delivered, or parked, when it is completed.
     fn check_windows(&self) {
-        let delivered = self.versions.borrow();
         let findings = self.findings.borrow();
+        let delivered = self.versions.borrow();
+        let is_missing = |number: &usize| {
+            let finding = &findings[*number];
+            finding.indexed == finding.updated
+                && !delivered.contains(&self.document(*number, finding).to_string())
+                && !self.is_parked(*number)
+        };
+        let missing: Vec<usize> = (0..findings.len()).filter(is_missing).collect();
+        if missing.is_empty() {
+            return;
+        }
         for (region, start, end) in self.completed.borrow().iter() {
-            for number in self.matching(
-                *region,
-                &Query::pages(
-                    Filters::default(),
-                    Some(Range {
-                        start: *start,
-                        end: *end,
-                    }),
-                ),
-            ) {
-                let finding = &findings[number];
-                let is_there = at(finding.since) < *end && finding.indexed == finding.updated;
-                if is_there
-                    && !self.is_parked(number)
-                    && !delivered.contains(&self.document(number, finding).to_string())
-                {
-                    self.fail(&format!("finding {number} is passed over by {start} to {end}"));
-                }
+            let (start, end) = (*start, *end);
+            let query = Query::pages(Filters::default(), Some(Range { start, end }));
+            let matching = self.matching(*region, &query);
+            let was_there = |number: &&usize| at(findings[**number].since) < end && matching.contains(number);
+            if let Some(number) = missing.iter().find(was_there) {
+                self.fail(&format!("finding {number} is passed over by {start} to {end}"));
             }
         }
     }
@@ -534,11 +532,16 @@ impl World {
         }
     }
 
-    /// Versions that were sent and are not recorded may be sent again.
+    /// Versions that were sent and are not recorded may be sent again where the process ends.
     fn excuse_unrecorded(&self) {
+        self.excuse(|id| !self.table.holds(&id.digest()));
+    }
+
+    /// Of these versions an answer of SQS was lost, or the record failed.
+    fn excuse(&self, is_excused: impl Fn(&EventId) -> bool) {
         let sent = self.sent.borrow();
-        let unrecorded = sent.keys().filter(|id| !self.table.holds(&id.digest())).copied();
-        self.excused.borrow_mut().extend(unrecorded);
+        let excused = sent.keys().filter(|id| is_excused(id)).copied();
+        self.excused.borrow_mut().extend(excused);
     }
 
     fn undelivered(&self) -> Vec<usize> {
@@ -609,7 +612,11 @@ impl EventSink for Handle {
             }
             outcomes
         };
-        world.call("sqs:SendMessage", take).await
+        let outcome = world.call("sqs:SendMessage", take).await;
+        if outcome.is_err() {
+            world.excuse(|id| batch.iter().any(|message| message.event_id == *id));
+        }
+        outcome
     }
 }
 
@@ -629,11 +636,12 @@ impl DeliveredItems for Handle {
 
     async fn add(&self, item: &DeliveredItem, run: &str, number: u64, deadline: &Deadline) -> Result<(), AwsError> {
         let table = &self.0.table;
-        self.0
-            .call("dynamodb:PutItem", async || {
-                table.add(item, run, number, deadline).await
-            })
-            .await?
+        let add = async || table.add(item, run, number, deadline).await;
+        let outcome = self.0.call("dynamodb:PutItem", add).await.and_then(|added| added);
+        if outcome.is_err() {
+            self.0.excuse(|id| item.digests.contains(&id.digest()));
+        }
+        outcome
     }
 }
 
@@ -861,9 +869,6 @@ impl Simulation {
         world.note(format!("{outcome:?}"));
         if world.ended.replace(false) {
             self.processes[process] = Self::process(&world);
-        }
-        if has_struck {
-            world.excuse_unrecorded();
         }
         if world.is_disturbed.get() {
             // Of an instant with more findings than a page, one may be passed over: the sweep finds it.

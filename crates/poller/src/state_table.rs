@@ -6,7 +6,7 @@
 //! | `delivered#<UTC day of UpdatedAt, or none>` | `<UpdatedAt of the latest version>#<run>#<n>` | `digests`, `first`, `expires_at` |
 //! | `checkpoint#<region>#<filters>` | `incremental`, `sweep`, `backfill#<start>#<end>` | see [`crate::poll::checkpoint`] |
 //! | `lease` | `lease` | `holder`, `until`, `expires_at` |
-//! | `parked#events` | the event id | see [`ParkedItem`] |
+//! | `parked#events` | the event id | see [`crate::delivery::parking::Parked`] |
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -26,6 +26,9 @@ pub(crate) struct MemoryTable {
     pub(crate) checkpoints: RefCell<BTreeMap<String, String>>,
     pub(crate) parked: RefCell<HashMap<EventId, Parked>>,
     pub(crate) lease: RefCell<Option<Lease>>,
+    pub(crate) items_a_page: Cell<Option<usize>>,
+    /// What taking the lease fails with
+    pub(crate) refuses: RefCell<Option<AwsError>>,
     /// Calls of each operation
     pub(crate) calls: RefCell<BTreeMap<&'static str, u64>>,
     /// Request units, as DynamoDB counts them: 4 KiB read, 1 KiB written
@@ -33,7 +36,7 @@ pub(crate) struct MemoryTable {
     pub(crate) units_written: Cell<u64>,
 }
 
-/// A query gives so many items at a time.
+/// A query gives so many items at a time: few, unless a test counts request units.
 const ITEMS_A_PAGE: usize = 3;
 
 impl MemoryTable {
@@ -105,17 +108,18 @@ impl DeliveredItems for MemoryTable {
         _: &Deadline,
     ) -> Result<ItemPage, AwsError> {
         self.count("query delivered");
+        let items_a_page = self.items_a_page.get().unwrap_or(ITEMS_A_PAGE);
         let delivered = self.delivered.borrow();
         let from = from.map(|from| stamp(Some(from))).unwrap_or_default();
         let mut items: Vec<(String, DeliveredItem)> = delivered
             .range((day.to_string(), from)..)
             .take_while(|((pk, _), _)| *pk == day.to_string())
             .filter(|((_, sk), _)| after.is_none_or(|after| sk.as_str() > after))
-            .take(ITEMS_A_PAGE + 1)
+            .take(items_a_page + 1)
             .map(|((_, sk), item)| (sk.clone(), item.clone()))
             .collect();
-        let has_more = items.len() > ITEMS_A_PAGE;
-        items.truncate(ITEMS_A_PAGE);
+        let has_more = items.len() > items_a_page;
+        items.truncate(items_a_page);
         let next = items.last().map(|(sk, _)| sk.clone()).filter(|_| has_more);
         self.read_units(items.iter().map(|(sk, item)| item_bytes(sk, item)).sum());
         Ok((items.into_iter().map(|(_, item)| item).collect(), next))
@@ -205,6 +209,9 @@ impl Checkpoints for MemoryTable {
 impl Leases for MemoryTable {
     async fn take(&self, lease: &Lease, now: Timestamp, _: &Deadline) -> Result<Result<(), Timestamp>, AwsError> {
         self.count("put lease");
+        if let Some(error) = &*self.refuses.borrow() {
+            return Err(error.clone());
+        }
         self.write_units(200);
         let mut held = self.lease.borrow_mut();
         if let Some(held) = held.as_ref()

@@ -1,6 +1,6 @@
 //! The floor: the least program that makes the poller's transfers with the same SDK. It fetches the pages, at the same
 //! rate, and sends as many messages of as many bytes in as many batches; it reads nothing but the next page's token,
-//! knows nothing of what was delivered, and keeps no place.
+//! knows nothing of what was delivered, and keeps no checkpoint.
 
 use std::time::Duration;
 

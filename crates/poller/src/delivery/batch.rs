@@ -14,7 +14,7 @@ pub const MAX_BATCH_ENTRIES: usize = 10;
 /// Developer Guide, "Amazon SQS message quotas").
 pub const MAX_BATCH_BYTES: usize = 1024 * 1024;
 /// Batches on their way at once.
-const CONCURRENT_BATCHES: usize = 4;
+pub(super) const CONCURRENT_BATCHES: usize = 4;
 /// How often an entry is offered that SQS, by its own fault, did not take.
 const MAX_ROUNDS: u32 = 4;
 /// Wait before the second round; it doubles with each further one.
@@ -102,7 +102,8 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    fn absorb(&mut self, other: Self) {
+    /// Adds what became of other messages.
+    pub fn absorb(&mut self, other: Self) {
         self.confirmed.extend(other.confirmed);
         self.refused.extend(other.refused);
         self.error = self.error.take().or(other.error);

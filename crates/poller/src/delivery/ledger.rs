@@ -93,7 +93,7 @@ pub trait DeliveredItems {
     ) -> impl Future<Output = Result<(), AwsError>>;
 }
 
-/// The most digests that are kept of one region's reading.
+/// The most digests that are kept for one region in a run.
 const MAX_LOADED: usize = 50_000;
 /// The most digests that a warm process remembers.
 const MAX_REMEMBERED: usize = 100_000;
@@ -192,7 +192,7 @@ impl Loaded {
     }
 }
 
-/// The ledger, as one region's reading uses it.
+/// The ledger, as one region of a run uses it.
 #[derive(Debug)]
 pub struct Ledger<'a, T> {
     table: &'a T,
@@ -501,7 +501,7 @@ mod tests {
             let later = now() + SignedDuration::from_hours(24 * days);
             assert_eq!(known(&table, &Memory::default(), &some, later).await, [expected; 2]);
         }
-        // A process that remembers the version looks into the table again after a day.
+        // A process that remembers the version reads the table again after a day.
         let later = now() + SignedDuration::from_hours(24 * 29);
         assert_eq!(known(&table, &memory, &some, later).await, [Known::Unrecorded; 2]);
     }

@@ -9,11 +9,14 @@ use aws_text::Region;
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 
 use super::RECORDING_GRACE;
-use super::batch::{self, EventSink, Message, Refused};
+use super::batch::{self, Delivery, EventSink, Message, Refused};
 use super::in_flight::InFlight;
 use super::ledger::{DeliveredItems, Known, Ledger, Version};
 use super::parking::{ParkedEvents, Parking};
 use super::sqs::SEND_MESSAGE;
+
+/// Messages that are in memory beside the page they are made of: as many as are on their way at once.
+const MESSAGES_AT_ONCE: usize = batch::CONCURRENT_BATCHES * batch::MAX_BATCH_ENTRIES;
 
 /// A finding on its way to the queue.
 #[derive(Debug)]
@@ -124,7 +127,7 @@ impl<S: EventSink, T: DeliveredItems + ParkedEvents, C: Clock> Pipeline<'_, S, T
         let mut pending = findings;
         pending.retain(|finding| ids.insert(finding.event.event_id));
         let mut offered = 0;
-        let mut is_clean = true;
+        let mut all_delivered = true;
         while !pending.is_empty() {
             // With cross-region aggregation one finding comes in several regions, which are polled side by side.
             let mut others = self.in_flight.watch();
@@ -141,10 +144,10 @@ impl<S: EventSink, T: DeliveredItems + ParkedEvents, C: Clock> Pipeline<'_, S, T
             }
             let (new, unrecorded) = self.unknown(mine).await?;
             offered += new.len() as u64;
-            is_clean &= self.send(new, unrecorded, counts).await?;
+            all_delivered &= self.send(new, unrecorded, counts).await?;
         }
         counts.duplicates_skipped += seen - offered;
-        Ok(is_clean)
+        Ok(all_delivered)
     }
 
     /// Those that are to be sent, and those that are only to be recorded.
@@ -179,11 +182,15 @@ impl<S: EventSink, T: DeliveredItems + ParkedEvents, C: Clock> Pipeline<'_, S, T
             .collect();
         let lateness = findings.iter().filter_map(Finding::lateness).max();
         counts.lateness_seconds = counts.lateness_seconds.max(lateness);
-        let messages = findings
-            .into_iter()
-            .map(Finding::message)
-            .collect::<Result<Vec<_>, AwsError>>()?;
-        let delivery = batch::deliver(self.sink, &messages, self.deadline).await;
+        let mut delivery = Delivery::default();
+        let mut findings = findings.into_iter();
+        while delivery.error.is_none() && findings.len() > 0 {
+            let messages = findings.by_ref().take(MESSAGES_AT_ONCE).map(Finding::message);
+            match messages.collect::<Result<Vec<_>, AwsError>>() {
+                Ok(messages) => delivery.absorb(batch::deliver(self.sink, &messages, self.deadline).await),
+                Err(error) => delivery.error = Some(error),
+            }
+        }
         counts.events_sent += delivery.confirmed.len() as u64;
         let confirmed: HashSet<EventId> = delivery.confirmed.iter().copied().collect();
         let of_confirmed = versions.iter().filter(|(event_id, _)| confirmed.contains(event_id));
@@ -195,7 +202,7 @@ impl<S: EventSink, T: DeliveredItems + ParkedEvents, C: Clock> Pipeline<'_, S, T
         } else {
             self.ledger.record(&to_record, now, &late).await
         };
-        let mut is_clean = true;
+        let mut all_delivered = true;
         let mut noted = self.parking.forget(self.table, &delivery.confirmed, &late).await;
         for refused in delivery.refused {
             let (table, region, run) = (self.table, self.region, self.run);
@@ -227,14 +234,14 @@ impl<S: EventSink, T: DeliveredItems + ParkedEvents, C: Clock> Pipeline<'_, S, T
                 reason = refused.message,
                 "SQS did not take the event"
             );
-            is_clean = false;
+            all_delivered = false;
             counts.refused.push(refused);
         }
         recorded?;
         noted?;
         match delivery.error {
             Some(error) => Err(error),
-            None => Ok(is_clean),
+            None => Ok(all_delivered),
         }
     }
 }

@@ -355,6 +355,21 @@ async fn a_queue_that_is_down_is_an_error_of_the_region() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_state_table_that_cannot_be_used_is_an_error_of_every_region() {
+    let poller = poller(BOTH, Hub::of(vec![given(US, "a", 100)], 10));
+    let denied = AwsError::new("dynamodb:PutItem", ErrorKind::AccessDenied, "no".to_owned());
+    *poller.table.refuses.borrow_mut() = Some(denied);
+    let failure = run(&poller, json!({})).await.unwrap_err();
+    assert_eq!(
+        failure.error_message,
+        "2 of 2 regions failed: us-east-1 (access_denied), eu-west-1 (access_denied); the log has the report"
+    );
+    assert!(sent(&poller).is_empty());
+    let lines = poller.metrics.0.borrow();
+    assert!(lines.iter().any(|line| line["PollsSucceeded"] == 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_backfill_asks_for_its_range_and_works_as_often_as_it_is_asked_for() {
     // GIVEN an end in the future
     let (start, end) = ("2026-11-23T00:00:00Z", "2026-11-24T00:00:00Z");
@@ -572,6 +587,26 @@ async fn a_new_page_takes_at_most_fourteen_calls_and_one_read_again_two() {
     for ((made, pages), most) in made.into_iter().zip([14, 2, 2]) {
         assert!(made <= most * pages, "{made} calls for {pages} pages");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sweep_reads_about_a_request_unit_for_two_hundred_findings() {
+    let of_day = milliseconds("2026-11-22T01:00:00Z");
+    let findings = (0..9800)
+        .map(|n| given_at(US, &n.to_string(), of_day + n * 8_000))
+        .collect();
+    let mut poller = poller(US, Hub::of(findings, 100));
+    // A mebibyte of them, as DynamoDB gives.
+    poller.table.items_a_page.set(Some(600));
+    poller.sink.only_counts = true;
+    run(&poller, json!({})).await.unwrap();
+    assert_eq!(poller.sink.sent.get(), 9800);
+    poller.memory = Memory::default();
+    let before = poller.table.units_read.get();
+    let report = run(&poller, json!({"mode": "reconcile"})).await.unwrap();
+    assert_eq!((&report["complete"], &report["events_sent"]), (&json!(true), &json!(0)));
+    let units = poller.table.units_read.get() - before;
+    assert!(units <= 9800 / 180, "{units}");
 }
 
 /// A million findings a month: polls every 5 minutes, with an overlap of an hour.

@@ -1,4 +1,4 @@
-//! How far the reading of findings has come: what is kept of it between runs, and where to go on after a page.
+//! Checkpoints: what is kept between runs of how far findings were read, and what to ask for after a page.
 //!
 //! An incremental poll goes window by window. Everything with `UpdatedAt` up to `through` is delivered, as far as it had
 //! arrived. The next window starts an overlap before that point, for findings that arrive late, and ends now. A window
@@ -197,8 +197,8 @@ impl Window {
     }
 }
 
-/// How many findings of a page are read again with the next: the order may be broken where one page ends and another
-/// begins.
+/// How many findings before the last of a page are read again with it: the order may be broken where one page ends and
+/// another begins.
 fn read_again(findings: usize) -> usize {
     (findings / 50).max(1)
 }
@@ -388,7 +388,7 @@ impl Sweep {
 pub struct CheckpointKey {
     /// The region
     pub region: Region,
-    /// [`super::Filters::key`]
+    /// [`crate::security_hub::Filters::key`]
     pub filters: String,
 }
 

@@ -14,7 +14,7 @@ use crate::delivery::{Counts, DeliveredItems, EventSink, Finding, ParkedEvents, 
 use crate::security_hub::{Filters, Query};
 use crate::security_hub::{FindingSource, GET_FINDINGS};
 
-/// How often a page token may be unusable before the reading has come further.
+/// How often a page token may be unusable before the position has moved.
 const MAX_RESTARTS: u32 = 3;
 /// A checkpoint is kept after so many pages: to read them again costs two calls each, and to keep it one.
 const PAGES_A_CHECKPOINT: u32 = 20;

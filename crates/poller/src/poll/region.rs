@@ -170,15 +170,14 @@ where
                 .save(&key, &Checkpoint::Backfill(range, window.as_kept()), deadline)
                 .await
         };
-        let before = window.clone();
         let end = self.reader.read(&mut window, counts, keep).await;
         let late = deadline.later(RECORDING_GRACE);
         match end {
             Ok(End::Finished) => {
-                if was_kept || before.has_begun() || counts.pages > 1 {
+                if was_kept || counts.pages > 1 {
                     table.forget_backfill(&key, range, &late).await?;
                 }
-                Ok(true)
+                Ok(!window.has_failures)
             }
             Ok(End::OutOfTime) => {
                 self.save(&Checkpoint::Backfill(range, window.as_kept())).await?;
