@@ -1001,7 +1001,11 @@ fn histories_end_with_everything_delivered_and_nothing_twice() {
     if let Some(seed) = number("SIMULATION_SEED") {
         return run(seed);
     }
-    for seed in 0..number("SIMULATION_HISTORIES").unwrap_or(HISTORIES) {
-        run(seed);
-    }
+    let histories = number("SIMULATION_HISTORIES").unwrap_or(HISTORIES);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for first in (0..histories).take(threads) {
+            scope.spawn(move || (first..histories).step_by(threads).for_each(run));
+        }
+    });
 }
