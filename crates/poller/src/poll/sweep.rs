@@ -80,6 +80,8 @@ where
         }
         let under_way = sweep.pass.take().filter(|pass| pass.requested || !requested);
         let mut pass = under_way.unwrap_or_else(|| Pass::new(self.now(), requested, self.lookback));
+        // Our clock may have been set back: what is offered from now on is offered within the pass all the same.
+        pass.started_at = pass.started_at.min(self.now());
         if self.reader.is_out_of_time() {
             // From now on its age is known.
             sweep.pass = Some(pass);
