@@ -144,8 +144,8 @@ impl Parking {
         Ok(())
     }
 
-    /// Forgets what a whole sweep of the region, which began at `since`, has not met: the finding was resolved, or there
-    /// is another version of it.
+    /// Forgets what was last offered before `since`, after a whole sweep of the region: it has not met the finding, which
+    /// was resolved, or has another version now.
     ///
     /// # Errors
     /// Where one may still be in the table.

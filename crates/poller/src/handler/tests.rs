@@ -229,7 +229,7 @@ async fn a_parked_event_whose_finding_is_resolved_is_forgotten_by_the_next_whole
     run(&poller, json!({})).await.unwrap();
     assert_eq!(poller.table.parked.borrow().len(), 1);
     poller.source.findings.clear();
-    poller.clock.0.set(poller.clock.now() + SignedDuration::from_secs(1));
+    poller.clock.0.set(poller.clock.now() + SignedDuration::from_hours(2));
     run(&poller, json!({"mode": "reconcile"})).await.unwrap();
     assert!(poller.table.parked.borrow().is_empty());
 }

@@ -2,13 +2,16 @@
 //! what a poll cannot see: an analyst's edit, which leaves `UpdatedAt` as it is, and findings that arrive too late.
 
 use aws_support::{AwsError, Clock};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::checkpoint::{Checkpoint, Checkpoints, Pass, SWEEP, Sweep, Window};
 use super::reader::End;
 use super::region::{RegionRun, SweepEvery, not_out_of_time};
 use crate::delivery::{Counts, DeliveredItems, EventSink, ParkedEvents};
 use crate::security_hub::FindingSource;
+
+/// Our clock may have been set back while a pass was under way: an event that was parked meanwhile stays parked.
+const CLOCK_SKEW: SignedDuration = SignedDuration::from_hours(1);
 
 /// What became of a sweep.
 #[derive(Debug, Default)]
@@ -109,9 +112,8 @@ where
             sweep.last_started_at = Some(pass.started_at);
             sweep.last_completed_at = Some(self.now());
             let parking = self.reader.pipeline.parking;
-            forgotten = parking
-                .forget_unmet(table, &key.region, pass.started_at, deadline)
-                .await;
+            let since = pass.started_at.saturating_sub(CLOCK_SKEW).unwrap_or(pass.started_at);
+            forgotten = parking.forget_unmet(table, &key.region, since, deadline).await;
         } else if !matches!(end, Ok(End::Finished)) {
             pass.window = pass.window.as_kept();
             sweep.pass = Some(pass);
