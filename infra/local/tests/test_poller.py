@@ -358,7 +358,7 @@ def test_metrics_are_written_for_each_region(aws: local.StandIn, stack: local.St
     aws.import_findings([finding(1, ProcessedAt="2026-11-01T00:01:31Z"), finding(2)])
     aws.fail({"service": "securityhub", "operation": "GetFindings", "code": "TooManyRequestsException", "status": 429})
     poller.invoke({})
-    (of_run,) = [line for line in metrics(poller) if "Region" not in line]
+    of_run = {name: value for line in metrics(poller) if "Region" not in line for name, value in line.items()}
     lines = {line["Region"]: line for line in metrics(poller) if "Region" in line}
     assert set(lines) == {"us-east-1", "eu-west-1"}
     line = lines["us-east-1"]
@@ -423,13 +423,11 @@ def test_a_table_that_is_missing_or_has_another_key(
     )
     poller = start_poller(STATE_TABLE_NAME="other-key")
     for name in ("other-key", "missing"):
-        with (
-            local.Function(local.binary("poller"), {**poller.environment, "STATE_TABLE_NAME": name}) as function,
-            pytest.raises(local.FunctionError) as failure,
-        ):
-            function.invoke({})
-        assert "us-east-1 (invalid_request)" in failure.value.message
-        assert "STATE_TABLE_NAME" in function.log()
+        with local.Function(local.binary("poller"), {**poller.environment, "STATE_TABLE_NAME": name}) as function:
+            with pytest.raises(local.FunctionError) as failure:
+                function.invoke({})
+            assert "us-east-1 (invalid_request)" in failure.value.message
+            assert "check that STATE_TABLE_NAME names a table" in function.log()
 
 
 def test_message_attributes_say_what_a_filter_needs(
