@@ -29,7 +29,8 @@ COUNTS = (1_000, 10_000, 100_000)
 STARTS = 20
 REPEATS = {1_000: 5, 10_000: 1, 100_000: 1}
 # Within the burst that the rate allows, so that it is no part of the time.
-BURST, REST_MS = 500, 2500
+BURST, REST_MS = 400, 2500
+PAGE, OVERLAP = 100, 3
 
 
 def artifact(name: str) -> list[str]:
@@ -61,7 +62,8 @@ def run(contender: str, **options: Any) -> dict[str, Any]:
 
 
 def poll(contender: str, size: str, findings: int, more_bytes: int = 0, events: int = 1) -> dict[str, Any]:
-    extra = {"env": f"FLOOR_MORE_BYTES={more_bytes}"} if contender == "floor" else {}
+    # A sweep would read everything once more, which is no part of the comparison.
+    extra = {"env": f"FLOOR_MORE_BYTES={more_bytes}" if contender == "floor" else "SWEEP_HOURS=0"}
     report = run(
         contender,
         kilobytes=size,
@@ -78,9 +80,18 @@ def poll(contender: str, size: str, findings: int, more_bytes: int = 0, events: 
 
 def check(contender: str, report: dict[str, Any], invocation: dict[str, Any], findings: int, more_bytes: int) -> None:
     """Every contender has to do the whole work: else its time says nothing."""
-    seen, pages = invocation["seen"], findings // 100
-    wanted = {"GetFindings": pages, "SendMessageBatch": pages * 10}
-    ledger = {"GetItem": 1, "BatchGetItem": pages, "BatchWriteItem": pages * 4, "PutItem": pages}
+    seen = invocation["seen"]
+    # The floor follows page tokens; the others begin each query with the last findings of the one before.
+    first, more = (PAGE, PAGE) if contender == "floor" else (PAGE, PAGE - OVERLAP)
+    new = [min(first, findings)] + [min(more, findings - begin) for begin in range(first, findings, more)]
+    wanted = {"GetFindings": len(new), "SendMessageBatch": sum(-(-n // 10) for n in new)}
+    # Of the ledger at least and at most: it is not asked again for what was read less than 5 seconds ago, and where
+    # pages cross midnight they take a Query and an item for each day.
+    ledger = {
+        "Query": (3, len(new) + 6),
+        "PutItem": (len(new) + 2, len(new) + len(new) // 20 + 6),
+        "DeleteItem": (1, 1),
+    }
     problems = []
     # boto3 gives a finding in the order and the types of its own model: where a number was 5, 5.0. The floor's cut of
     # the page is a comma longer or shorter.
@@ -90,9 +101,14 @@ def check(contender: str, report: dict[str, Any], invocation: dict[str, Any], fi
     if contender == "ours" and not invocation["intact"]:
         problems.append("not every finding was sent once, to the letter")
     if contender != "floor":
-        wanted |= ledger
-        if (seen["events"], seen["keys_read"], seen["items_written"]) != (findings, findings, findings):
-            problems.append("not every event has an id of its own, or the ledger was not asked for and given each")
+        if (seen["events"], seen["digests_written"]) != (findings, findings):
+            problems.append("not every event has an id of its own, or the ledger was not given each")
+        calls = {name: seen["calls"].pop(name, 0) for name in ledger}
+        problems += [
+            f"{name}: {calls[name]} calls, of {bounds}"
+            for name, bounds in ledger.items()
+            if not bounds[0] <= calls[name] <= bounds[1]
+        ]
     if (seen["findings"], seen["messages"]) != (findings, findings):
         problems.append(f"{seen['findings']} findings read and {seen['messages']} messages sent, of {findings}")
     # A retry would be a call more, and another amount of work.
@@ -114,7 +130,7 @@ def start_ups() -> dict[str, Any]:
 
 def event_overhead(size: str) -> int:
     """Bytes of an event beyond its finding."""
-    report = run("ours", kilobytes=size, findings=100, events=1)
+    report = run("ours", kilobytes=size, findings=100, events=1, env="SWEEP_HOURS=0")
     seen = report["invocations"][0]["seen"]
     return round(seen["body_bytes"] / seen["messages"]) - report["finding_bytes"]
 
@@ -283,7 +299,7 @@ def goals(results: dict[str, Any]) -> list[dict[str, Any]]:
     # (what, value, bound, whether the value has to stay below the bound)
     lines = [
         ("CPU, boto3 to ours, at the least", min(ratio("boto3", "ours", *cell) for cell in cells), 10, False),
-        ("CPU, ours to floor, at the most", max(ratio("ours", "floor", *cell) for cell in cells), 2, True),
+        ("CPU, ours to floor, at the most", max(ratio("ours", "floor", *cell) for cell in cells), 1.3, True),
         ("start-up, poller to empty", starts["ours"] / starts["empty"], 1.5, True),
         ("start-up, containment to empty", starts["containment"] / starts["empty"], 1.5, True),
         ("start-up, boto3 to poller", starts["boto3"] / starts["ours"], 20, False),

@@ -46,7 +46,7 @@ def main(findings: int, seconds: int = 60) -> None:
         for start in range(0, findings, 5000):
             aws.import_findings([finding(n) for n in range(start, min(start + 5000, findings))])
         aws.settings(rate_limit=True)
-        environment = aws.deploy(InitialLookbackSeconds="0").environment("Poller")
+        environment = aws.deploy(InitialLookbackSeconds="0", SweepHours="0").environment("Poller")
         with local.Function(local.binary("poller"), environment, timeout=seconds) as poller:
             print(f"{findings} findings, {seconds} s an invocation", flush=True)
             started, sent, pages, throttles, invocations, skipped = time.monotonic(), 0, 0, 0, 0, 0

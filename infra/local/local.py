@@ -129,8 +129,11 @@ class StandIn:
         self.client("dynamodb").create_table(
             TableName=name,
             BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
-            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+            AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
+            KeySchema=[
+                {"AttributeName": "pk", "KeyType": "HASH"},
+                {"AttributeName": "sk", "KeyType": "RANGE"},
+            ],
         )
         return name
 
@@ -157,6 +160,16 @@ class StandIn:
         sqs.send_message(QueueUrl=queue, MessageBody=target["Input"], **target.get("SqsParameters", {}))
         if schedule.get("ActionAfterCompletion") == "DELETE":
             scheduler.delete_schedule(Name=name, GroupName=group)
+
+    def units(self, table: str) -> dict[str, float]:
+        """The read and write request units that the calls on a table have taken since the last reset."""
+        calls = json.loads(self._own("GET", "/standin/units"))
+        calls = [call for call in calls if call["table"] in (table, None)]
+        return {kind: sum(call[kind] for call in calls) for kind in ("read", "write")}
+
+    def forget_connections(self) -> None:
+        """What comes over the connections that are open now is not answered any more."""
+        self._own("POST", "/standin/forget-connections")
 
     def used_rights(self) -> set[tuple[str, str, str]]:
         """Of the rights of roles and users that were used: whose, the statement's Sid, and the action."""

@@ -10,7 +10,7 @@ use crate::indicator::{self, Indicator, Role};
 use crate::json::{Object, Value};
 use crate::page::Finding;
 use crate::severity::Severity;
-use crate::version;
+use crate::version::{self, EventId};
 
 /// Version of the event's form.
 pub const SCHEMA_VERSION: &str = "1.1";
@@ -39,8 +39,8 @@ pub struct Event<'a> {
     #[cfg_attr(feature = "schema", schemars(extend("const" = SCHEMA_VERSION)))]
     pub schema_version: &'static str,
     /// The same for every delivery of one finding version, and for no other: 64 hexadecimal digits
-    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[0-9a-f]{64}$")))]
-    pub event_id: String,
+    #[cfg_attr(feature = "schema", schemars(with = "String", regex(pattern = r"^[0-9a-f]{64}$")))]
+    pub event_id: EventId,
     /// The connector
     #[cfg_attr(feature = "schema", schemars(extend("const" = SOURCE)))]
     pub source: &'static str,
@@ -143,7 +143,7 @@ impl<'a> Event<'a> {
         let indicators = indicator::of(finding, listed);
         Self {
             schema_version: SCHEMA_VERSION,
-            event_id: version::event_id(whole.text(), finding, &aws_region),
+            event_id: version::event_id(whole.text(), finding),
             source: SOURCE,
             finding_format: FINDING_FORMAT,
             external_id: finding.str("Id"),
@@ -198,10 +198,11 @@ impl<'a> Event<'a> {
     /// is left out: an attribute cannot be escaped, and the body has the value.
     #[must_use]
     pub fn attributes(&self) -> Vec<(&'static str, String)> {
+        let event_id = self.event_id.to_string();
         [
             ("source", Some(self.source)),
             ("severity", Some(self.severity.as_str())),
-            ("event_id", Some(self.event_id.as_str())),
+            ("event_id", Some(event_id.as_str())),
             ("aws_account_id", self.aws_account_id.as_deref()),
             ("aws_region", Some(self.aws_region.as_ref())),
         ]

@@ -21,3 +21,4 @@ pub mod version;
 
 pub use event::{Event, Observed};
 pub use page::{Finding, Page, split};
+pub use version::{Digest, EventId};

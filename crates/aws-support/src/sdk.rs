@@ -18,9 +18,6 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 
 /// Time for one attempt, from the signed request to the last byte of the answer. A full page of the largest findings
 /// (100 of 240 KB) takes a few seconds.
-///
-/// It also runs while a connector of a caller waits, for example for its own rate limit. A caller whose connector waits
-/// should turn it off for its client, and bound what comes after the wait by itself.
 pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest wait before the second attempt; it doubles with each further one.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(250);

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -28,10 +29,11 @@ pub struct Seen {
     pub attribute_bytes: u64,
     /// Events of different ids among them
     pub events: usize,
-    /// Keys that the ledger was asked for
-    pub keys_read: usize,
-    /// Items that were put into the ledger, by batches
-    pub items_written: usize,
+    /// Digests that were put into the ledger
+    pub digests_written: usize,
+    /// The number after that of the last finding that was given
+    #[serde(skip)]
+    next: u64,
     #[serde(skip)]
     ids: HashSet<u64>,
     #[serde(skip)]
@@ -65,8 +67,8 @@ struct GetFindings<'a> {
     #[serde(borrow)]
     next_token: Option<Cow<'a, str>>,
     max_results: u64,
-    #[serde(borrow, rename = "Filters")]
-    _filters: Filters<'a>,
+    #[serde(borrow)]
+    filters: Filters<'a>,
     #[serde(borrow, rename = "SortCriteria")]
     _sort_criteria: &'a RawValue,
 }
@@ -79,9 +81,37 @@ struct Filters<'a> {
     _workflow_status: &'a RawValue,
     #[serde(borrow, rename = "RecordState")]
     _record_state: &'a RawValue,
-    #[serde(borrow, rename = "UpdatedAt")]
-    _updated_at: &'a RawValue,
+    updated_at: [DateFilter; 1],
 }
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DateFilter {
+    start: Timestamp,
+}
+
+/// A page of the ledger, or something else.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct PutItem<'a> {
+    #[serde(borrow)]
+    item: Item<'a>,
+}
+
+#[derive(Deserialize)]
+struct Item<'a> {
+    #[serde(borrow)]
+    digests: Option<Binary<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Binary<'a> {
+    #[serde(rename = "B")]
+    base64: &'a str,
+}
+
+/// Bytes of a digest in the ledger.
+const DIGEST: usize = 16;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -128,15 +158,16 @@ pub fn answer(request: &Request, hub: &Hub, seen: &mut Seen) -> Option<Answer> {
         "SendMessageBatch" => serde_json::from_str(body).map(|batch| take(&batch, seen)),
         "SendMessage" => Ok(r#"{"MessageId":"m","MD5OfMessageBody":"00000000000000000000000000000000"}"#.to_owned()),
         // Nothing is known, and nothing is kept: every poll starts anew.
-        "BatchGetItem" => {
-            seen.keys_read += body.matches("event#").count();
-            Ok(r#"{"Responses":{"state":[]},"UnprocessedKeys":{}}"#.to_owned())
-        }
-        "BatchWriteItem" => {
-            seen.items_written += body.matches("event#").count();
-            Ok(r#"{"UnprocessedItems":{}}"#.to_owned())
-        }
-        "GetItem" | "PutItem" => Ok("{}".to_owned()),
+        "Query" => Ok(r#"{"Items":[],"Count":0,"ScannedCount":0}"#.to_owned()),
+        "PutItem" => serde_json::from_str::<PutItem<'_>>(body).map(|put| {
+            let base64 = put
+                .item
+                .digests
+                .map_or("", |digests| digests.base64.trim_end_matches('='));
+            seen.digests_written += base64.len() * 3 / 4 / DIGEST;
+            "{}".to_owned()
+        }),
+        "GetItem" | "DeleteItem" => Ok("{}".to_owned()),
         _ => return None,
     };
     Some(match answer {
@@ -146,9 +177,12 @@ pub fn answer(request: &Request, hub: &Hub, seen: &mut Seen) -> Option<Answer> {
 }
 
 fn page(asked: &GetFindings<'_>, hub: &Hub, seen: &mut Seen) -> String {
-    let start: u64 = asked.next_token.as_deref().map_or(0, |token| {
+    let skipped: u64 = asked.next_token.as_deref().map_or(0, |token| {
         token.trim_start_matches("page-").parse().unwrap_or(hub.count)
     });
+    let [updated] = &asked.filters.updated_at;
+    let first = hub.findings.first_since(updated.start).saturating_sub(hub.first);
+    let start = hub.count.min(first + skipped);
     let end = hub.count.min(start + asked.max_results.min(PAGE));
     let mut body = String::from("{\"Findings\":[");
     for number in start..end {
@@ -156,13 +190,17 @@ fn page(asked: &GetFindings<'_>, hub: &Hub, seen: &mut Seen) -> String {
             body.push(',');
         }
         let finding = hub.findings.text(hub.first + number);
-        seen.given = seen.given.wrapping_add(fingerprint(&finding));
+        // One that is given again counts once.
+        if number >= seen.next {
+            seen.given = seen.given.wrapping_add(fingerprint(&finding));
+            seen.findings += 1;
+            seen.next = number + 1;
+        }
         body.push_str(&finding);
     }
-    seen.findings += end - start;
     body.push(']');
     if end < hub.count {
-        let _ = write!(body, ",\"NextToken\":\"page-{end:08}\""); // writing to a String does not fail
+        let _ = write!(body, ",\"NextToken\":\"page-{:08}\"", end - first); // writing to a String does not fail
     }
     body.push('}');
     body

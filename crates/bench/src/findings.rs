@@ -31,6 +31,13 @@ impl Findings {
         })
     }
 
+    /// The number of the first finding that was updated at an instant or later.
+    #[must_use]
+    pub fn first_since(&self, instant: Timestamp) -> u64 {
+        let milliseconds = instant.as_millisecond() - self.first_updated.as_millisecond();
+        u64::try_from(milliseconds).unwrap_or_default().div_ceil(1000)
+    }
+
     /// A finding as text. No two numbers give the same.
     #[must_use]
     pub fn text(&self, number: u64) -> String {

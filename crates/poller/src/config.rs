@@ -5,8 +5,11 @@ use std::time::Duration;
 use aws_support::credentials::secret_arn;
 use aws_support::settings::{Settings, SettingsError, queue_url};
 use aws_text::Region;
+use jiff::SignedDuration;
 
-use crate::query::Narrowing;
+use crate::poll::checkpoint::Lookback;
+use crate::poll::region::SweepEvery;
+use crate::security_hub::Filters;
 
 /// The poller's settings, from its environment variables.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,28 +18,20 @@ pub struct Config {
     pub function_name: String,
     /// `FINDINGS_QUEUE_URL`: where events go
     pub findings_queue_url: String,
-    /// `STATE_TABLE_NAME`: the DynamoDB table of what was delivered
+    /// `STATE_TABLE_NAME`: the DynamoDB table of checkpoints and of what was delivered
     pub state_table_name: String,
     /// `SECURITY_HUB_REGIONS`, else the function's own region; each once
     pub regions: Vec<Region>,
-    /// `SEVERITY_LABELS`, `PRODUCT_NAMES`, `AWS_ACCOUNT_IDS`: narrow the query
-    pub narrowing: Narrowing,
-    /// How far the reading of findings goes back
+    /// `WORKFLOW_STATUSES`, `RECORD_STATES`, `SEVERITY_LABELS`, `PRODUCT_NAMES`, `AWS_ACCOUNT_IDS`
+    pub filters: Filters,
+    /// `LOOKBACK_SECONDS`, `INITIAL_LOOKBACK_SECONDS`, `PUSH_SETTLE_SECONDS`
     pub lookback: Lookback,
+    /// `SWEEP_HOURS`: a pass of the sweep begins at most so often; 0 turns it off
+    pub sweep_every: SweepEvery,
     /// `STATE_TTL_DAYS`: how long a delivery is remembered
     pub state_ttl: Duration,
     /// `STATIC_CREDENTIALS_SECRET_ARN`: where a static access key is, for Security Hub
     pub static_credentials_secret_arn: Option<String>,
-}
-
-/// How far the reading of findings goes back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lookback {
-    /// `LOOKBACK_SECONDS`: before the point up to which everything is delivered. `UpdatedAt` is the finding provider's
-    /// clock: a finding may arrive this much later than it says
-    pub overlap: Duration,
-    /// `INITIAL_LOOKBACK_SECONDS`: before the first poll; `None` for everything there is
-    pub initial: Option<Duration>,
 }
 
 /// Security Hub keeps findings 90 days after their last update ("Quotas" in its user guide). A delivery that is
@@ -62,15 +57,22 @@ impl Config {
                 .required("AWS_REGION", str::parse::<Region>)
                 .map(|own| vec![own]),
         };
-        let narrowing = Narrowing {
+        let defaults = Filters::default();
+        let filters = Filters {
+            workflow_statuses: settings
+                .list("WORKFLOW_STATUSES", |text| one_of(&WORKFLOW_STATUSES, text))
+                .unwrap_or(defaults.workflow_statuses),
+            record_states: settings
+                .list("RECORD_STATES", |text| one_of(&RECORD_STATES, text))
+                .unwrap_or(defaults.record_states),
             severity_labels: settings.list("SEVERITY_LABELS", severity_label).unwrap_or_default(),
             product_names: settings.list("PRODUCT_NAMES", any_text).unwrap_or_default(),
             aws_account_ids: settings.list("AWS_ACCOUNT_IDS", account_id).unwrap_or_default(),
         };
         for (name, values) in [
-            ("SEVERITY_LABELS", &narrowing.severity_labels),
-            ("PRODUCT_NAMES", &narrowing.product_names),
-            ("AWS_ACCOUNT_IDS", &narrowing.aws_account_ids),
+            ("SEVERITY_LABELS", &filters.severity_labels),
+            ("PRODUCT_NAMES", &filters.product_names),
+            ("AWS_ACCOUNT_IDS", &filters.aws_account_ids),
         ] {
             if values.len() > MAX_FILTER_VALUES {
                 settings.note(format!(
@@ -85,6 +87,18 @@ impl Config {
         let initial = settings
             .optional("INITIAL_LOOKBACK_SECONDS", seconds)
             .unwrap_or(7 * DAY);
+        let settle = settings
+            .optional("PUSH_SETTLE_SECONDS", |text| match text.parse::<u64>() {
+                Ok(seconds @ 0..=3600) => Ok(Duration::from_secs(seconds)),
+                _ => Err("expected a whole number of seconds from 0 to 3600"),
+            })
+            .unwrap_or(Duration::ZERO);
+        let sweep_hours = settings
+            .optional("SWEEP_HOURS", |text| match text.parse::<i64>() {
+                Ok(hours @ 0..=720) => Ok(hours),
+                _ => Err("expected a whole number of hours from 0 to 720"),
+            })
+            .unwrap_or(6);
         let state_ttl_days = settings
             .optional("STATE_TTL_DAYS", |text| match text.parse::<u64>() {
                 Ok(days @ MIN_STATE_TTL_DAYS..=36_500) => Ok(days),
@@ -98,11 +112,13 @@ impl Config {
                 findings_queue_url: findings_queue_url?,
                 state_table_name: state_table_name?,
                 regions: regions?,
-                narrowing,
+                filters,
                 lookback: Lookback {
                     overlap,
                     initial: (!initial.is_zero()).then_some(initial),
+                    settle,
                 },
+                sweep_every: (sweep_hours > 0).then(|| SignedDuration::from_hours(sweep_hours)),
                 state_ttl: Duration::from_hours(24 * state_ttl_days),
                 static_credentials_secret_arn,
             })
@@ -133,6 +149,18 @@ fn table_name(text: &str) -> Result<String, &'static str> {
         Ok(text.to_owned())
     } else {
         Err("expected the name of a DynamoDB table")
+    }
+}
+
+/// `Workflow.Status` and `RecordState` of ASFF.
+const WORKFLOW_STATUSES: [&str; 4] = ["NEW", "NOTIFIED", "RESOLVED", "SUPPRESSED"];
+const RECORD_STATES: [&str; 2] = ["ACTIVE", "ARCHIVED"];
+
+fn one_of(values: &[&str], text: &str) -> Result<String, String> {
+    if values.contains(&text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("expected values of ASFF: {}", values.join(", ")))
     }
 }
 
@@ -182,9 +210,11 @@ mod tests {
         assert_eq!(config.findings_queue_url, QUEUE.1);
         assert_eq!(config.state_table_name, "state");
         assert_eq!(config.regions, ["eu-west-1".parse().unwrap()]);
-        assert_eq!(config.narrowing, Narrowing::default());
+        assert_eq!(config.filters, Filters::default());
         assert_eq!(config.lookback.overlap, Duration::from_hours(1));
         assert_eq!(config.lookback.initial, Some(Duration::from_hours(168)));
+        assert_eq!(config.lookback.settle, Duration::ZERO);
+        assert_eq!(config.sweep_every, Some(SignedDuration::from_hours(6)));
         assert_eq!(config.state_ttl, 120 * DAY);
     }
 
@@ -194,6 +224,10 @@ mod tests {
             QUEUE,
             TABLE,
             ("SECURITY_HUB_REGIONS", "us-east-1, eu-west-1,us-east-1,"),
+            ("WORKFLOW_STATUSES", "RESOLVED,SUPPRESSED"),
+            ("RECORD_STATES", "ARCHIVED,ACTIVE"),
+            ("SWEEP_HOURS", "0"),
+            ("PUSH_SETTLE_SECONDS", "60"),
             ("SEVERITY_LABELS", "CRITICAL,HIGH"),
             ("PRODUCT_NAMES", "GuardDuty, Security Hub"),
             ("AWS_ACCOUNT_IDS", "111122223333"),
@@ -206,9 +240,13 @@ mod tests {
             config.regions,
             ["us-east-1".parse().unwrap(), "eu-west-1".parse().unwrap()]
         );
-        assert_eq!(config.narrowing.severity_labels, ["CRITICAL", "HIGH"]);
-        assert_eq!(config.narrowing.product_names, ["GuardDuty", "Security Hub"]);
-        assert_eq!(config.narrowing.aws_account_ids, ["111122223333"]);
+        assert_eq!(config.filters.workflow_statuses, ["RESOLVED", "SUPPRESSED"]);
+        assert_eq!(config.filters.record_states, ["ARCHIVED", "ACTIVE"]);
+        assert_eq!(config.sweep_every, None);
+        assert_eq!(config.lookback.settle, Duration::from_mins(1));
+        assert_eq!(config.filters.severity_labels, ["CRITICAL", "HIGH"]);
+        assert_eq!(config.filters.product_names, ["GuardDuty", "Security Hub"]);
+        assert_eq!(config.filters.aws_account_ids, ["111122223333"]);
         assert_eq!(config.lookback.overlap, Duration::ZERO);
         assert_eq!(config.lookback.initial, None);
         assert_eq!(config.state_ttl, 91 * DAY);
@@ -240,6 +278,10 @@ mod tests {
             ("STATE_TABLE_NAME", "arn:x"),
             ("SECURITY_HUB_REGIONS", "us-east-1,Ireland"),
             REGION,
+            ("WORKFLOW_STATUSES", "new"),
+            ("RECORD_STATES", "OPEN"),
+            ("SWEEP_HOURS", "721"),
+            ("PUSH_SETTLE_SECONDS", "3601"),
             ("SEVERITY_LABELS", "high"),
             ("AWS_ACCOUNT_IDS", "1"),
             ("LOOKBACK_SECONDS", "-1"),
@@ -252,10 +294,14 @@ mod tests {
             "FINDINGS_QUEUE_URL: expected the URL of an SQS queue, not \"findings\"",
             "STATE_TABLE_NAME: ",
             "SECURITY_HUB_REGIONS: expected a region's code such as us-east-1, not \"us-east-1,Ireland\"",
+            "WORKFLOW_STATUSES: expected values of ASFF: NEW, NOTIFIED, RESOLVED, SUPPRESSED, not \"new\"",
+            "RECORD_STATES: ",
             "SEVERITY_LABELS: ",
             "AWS_ACCOUNT_IDS: ",
             "LOOKBACK_SECONDS: ",
             "INITIAL_LOOKBACK_SECONDS: ",
+            "PUSH_SETTLE_SECONDS: ",
+            "SWEEP_HOURS: ",
             "STATE_TTL_DAYS: ",
         ];
         assert_eq!(problems.len(), names.len());

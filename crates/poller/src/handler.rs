@@ -3,25 +3,30 @@
 use std::time::Duration;
 
 use aws_support::metrics::MetricSink;
-use aws_support::{Clock, Deadline};
+use aws_support::{AwsError, Clock, Deadline};
 use futures::future::join_all;
+use jiff::{SignedDuration, Timestamp};
 use lambda_runtime::Diagnostic;
 use serde_json::Value;
 
 use crate::config::Config;
-use crate::deliver::EventSink;
-use crate::in_flight::InFlight;
-use crate::input::Mode;
-use crate::ledger::DeliveryLedger;
-use crate::metrics;
-use crate::poll::RegionPoll;
-use crate::query::Query;
-use crate::report::{ConnectionReport, PollReport, RegionConnection, RegionError};
-use crate::security_hub::FindingSource;
+use crate::delivery::in_flight::InFlight;
+use crate::delivery::ledger::{Ledger, Memory};
+use crate::delivery::parking::Parking;
+use crate::delivery::{Counts, DeliveredItems, EventSink, ParkedEvents, Pipeline, RECORDING_GRACE};
+use crate::input::{Input, Mode};
+use crate::metrics::{self, Measured};
+use crate::poll::Checkpoints;
+use crate::poll::lease::{Lease, Leases};
+use crate::poll::reader::Reader;
+use crate::poll::region::{Polled, RegionRun};
+use crate::poll::sweep::Swept;
+use crate::report::{ConnectionReport, PollReport, RegionConnection, RegionError, RegionReport, SweepReport};
+use crate::security_hub::{FindingSource, Query};
 
 /// The function, with what it works on.
 #[derive(Debug)]
-pub struct Poller<F, S, L, C, M> {
+pub struct Poller<F, S, T, C, M> {
     /// Settings
     pub config: Config,
     /// Where findings come from
@@ -29,56 +34,58 @@ pub struct Poller<F, S, L, C, M> {
     /// Where events go
     pub sink: S,
     /// What is remembered
-    pub ledger: L,
+    pub table: T,
     /// The time
     pub clock: C,
     /// Where metrics go
     pub metrics: M,
+    /// What the process knows to be delivered
+    pub memory: Memory,
 }
 
 /// With less than this left no further page is begun.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
 
-impl<F: FindingSource, S: EventSink, L: DeliveryLedger, C: Clock, M: MetricSink> Poller<F, S, L, C, M> {
+impl<F, S, T, C, M> Poller<F, S, T, C, M>
+where
+    F: FindingSource,
+    S: EventSink,
+    T: DeliveredItems + ParkedEvents + Checkpoints + Leases,
+    C: Clock,
+    M: MetricSink,
+{
     /// Does what the input asks for, all regions side by side. `run` names the invocation.
     ///
     /// # Errors
-    /// `InvalidInput` where the input asks for nothing the poller does: nothing has been polled. `PollFailed` where a
-    /// region failed, after all of them are done; the whole report is in the log.
+    /// `InvalidInput` where the input asks for nothing the poller does: nothing has been polled. `Busy` where another run
+    /// is at work. `PollFailed` where a region failed, after all of them are done; the whole report is in the log.
     pub async fn handle(&self, input: &Value, run: &str, deadline: &Deadline) -> Result<Value, Diagnostic> {
-        let mode = Mode::from_input(input).map_err(|error| failure("InvalidInput", error.to_string()))?;
-        if mode == Mode::TestConnection {
-            return answer(&self.test_connection(deadline).await);
+        match Input::read(input).map_err(|error| failure("InvalidInput", error.to_string()))? {
+            Input::TestConnection => answer(&self.test_connection(deadline).await),
+            Input::Poll(mode) => self.poll(mode, run, deadline).await,
         }
-        let stop_margin = STOP_MARGIN.min(deadline.left() / 4);
-        let in_flight = InFlight::default();
-        let polls = self.config.regions.iter().map(async |region| {
-            let poll = RegionPoll {
-                source: &self.source,
-                sink: &self.sink,
-                ledger: &self.ledger,
-                clock: &self.clock,
-                region,
-                narrowing: &self.config.narrowing,
-                lookback: self.config.lookback,
-                deadline,
-                stop_margin,
-                run,
-                in_flight: &in_flight,
-            };
-            let (report, measured) = poll.poll(&mode).await;
-            let function = &self.config.function_name;
-            let line = metrics::of_region(&report, &measured, function, self.clock.now());
-            self.metrics.put(&line);
-            report
-        });
-        let regions = join_all(polls).await;
-        let report = PollReport {
-            mode: mode.name(),
-            complete: regions.iter().all(|region| region.complete),
-            events_sent: regions.iter().map(|region| region.events_sent).sum(),
-            regions,
+    }
+
+    async fn poll(&self, mode: Mode, run: &str, deadline: &Deadline) -> Result<Value, Diagnostic> {
+        let now = self.clock.now();
+        // What is recorded at the very end is still within the lease.
+        let left = SignedDuration::try_from(deadline.left() + 2 * RECORDING_GRACE).unwrap_or(SignedDuration::MAX);
+        let lease = Lease {
+            holder: run.to_owned(),
+            until: now.saturating_add(left).unwrap_or(now),
         };
+        let report = match self.table.take(&lease, now, deadline).await {
+            Ok(Err(until)) => return skipped(mode, until),
+            Ok(Ok(())) => match Parking::load(&self.table, deadline).await {
+                Ok(parking) => self.poll_regions(mode, run, deadline, &parking).await,
+                Err(error) => self.report_of_failure(mode, &error),
+            },
+            // It may be taken all the same, and the answer lost.
+            Err(error) => self.report_of_failure(mode, &error),
+        };
+        if let Err(error) = self.table.release(&lease, &deadline.later(RECORDING_GRACE)).await {
+            tracing::warn!(%error, until = %lease.until, "the lease could not be released and ends by itself");
+        }
         if let Some(line) = metrics::of_poll(&report, &self.config.function_name, self.clock.now()) {
             self.metrics.put(&line);
         }
@@ -96,15 +103,115 @@ impl<F: FindingSource, S: EventSink, L: DeliveryLedger, C: Clock, M: MetricSink>
             return Ok(whole);
         }
         tracing::error!(report = %whole, "poll failed");
+        let (count, all, list) = (failed.len(), report.regions.len(), failed.join(", "));
         Err(failure(
             "PollFailed",
-            format!(
-                "{} of {} regions failed: {}; the log has the report",
-                failed.len(),
-                report.regions.len(),
-                failed.join(", ")
-            ),
+            format!("{count} of {all} regions failed: {list}; the log has the report"),
         ))
+    }
+
+    async fn poll_regions(&self, mode: Mode, run: &str, deadline: &Deadline, parking: &Parking) -> PollReport {
+        let in_flight = InFlight::default();
+        let mut runs: Vec<RegionRun<'_, F, S, T, C>> = self
+            .config
+            .regions
+            .iter()
+            .map(|region| {
+                let pipeline = Pipeline {
+                    sink: &self.sink,
+                    table: &self.table,
+                    clock: &self.clock,
+                    ledger: Ledger::new(&self.table, &self.memory, run, self.config.state_ttl),
+                    parking,
+                    in_flight: &in_flight,
+                    region,
+                    run,
+                    deadline,
+                    offers_parked: false,
+                };
+                let reader = Reader {
+                    source: &self.source,
+                    filters: &self.config.filters,
+                    stop_margin: STOP_MARGIN.min(deadline.left() / 4),
+                    pipeline,
+                };
+                RegionRun::new(reader, self.config.lookback)
+            })
+            .collect();
+        let polled = join_all(runs.iter_mut().map(async |run| match mode {
+            Mode::Incremental => run.poll().await,
+            Mode::Backfill(range) => run.backfill(range).await,
+            Mode::Reconcile => Polled::default(),
+        }))
+        .await;
+        // The sweep has what time is left when all regions are polled.
+        let every = self.config.sweep_every;
+        let swept = join_all(runs.iter_mut().zip(&polled).map(async |(run, polled)| match mode {
+            Mode::Incremental if polled.error.is_none() => run.sweep(every).await,
+            Mode::Reconcile => run.reconcile().await,
+            Mode::Incremental | Mode::Backfill(_) => Swept::default(),
+        }))
+        .await;
+        let mut regions = Vec::new();
+        for ((run, polled), swept) in runs.iter().zip(polled).zip(swept) {
+            regions.push(self.report(mode, run, &polled, &swept));
+        }
+        let function = &self.config.function_name;
+        self.metrics
+            .put(&metrics::of_parking(parking.count(), function, self.clock.now()));
+        PollReport::new(mode.name(), regions)
+    }
+
+    /// Without the lease, or what is parked, no region is polled.
+    fn report_of_failure(&self, mode: Mode, error: &AwsError) -> PollReport {
+        let failed = self.config.regions.iter().map(|region| RegionReport {
+            error: RegionError::of_call(error, region),
+            ..RegionReport::new(region.clone())
+        });
+        PollReport::new(mode.name(), failed.collect())
+    }
+
+    /// Reports on a region, and puts its metrics.
+    fn report(&self, mode: Mode, run: &RegionRun<'_, F, S, T, C>, polled: &Polled, swept: &Swept) -> RegionReport {
+        let region = run.region();
+        let was_swept = swept.counts.pages > 0 || swept.is_complete || mode == Mode::Reconcile;
+        let of_call = |error: &Option<AwsError>| RegionError::of_call(error.as_ref()?, region);
+        let of_refused = |counts: &Counts| RegionError::of_refused(&counts.refused);
+        let report = RegionReport {
+            pages: polled.counts.pages,
+            findings_seen: polled.counts.findings_seen,
+            events_sent: polled.counts.events_sent,
+            duplicates_skipped: polled.counts.duplicates_skipped,
+            updated_through: polled.through.map(|through| format!("{through:.3}")),
+            complete: match mode {
+                Mode::Reconcile => swept.is_complete,
+                Mode::Incremental | Mode::Backfill(_) => polled.is_complete(),
+            },
+            sweep: was_swept.then(|| SweepReport {
+                pages: swept.counts.pages,
+                findings_seen: swept.counts.findings_seen,
+                events_sent: swept.counts.events_sent,
+                complete: swept.is_complete,
+                last_completed_at: swept.last_completed_at.map(|at| format!("{at:.3}")),
+            }),
+            events_parked: polled.counts.events_parked + swept.counts.events_parked,
+            error: of_call(&polled.error)
+                .or_else(|| of_refused(&polled.counts))
+                .or_else(|| of_call(&swept.error))
+                .or_else(|| of_refused(&swept.counts)),
+            ..RegionReport::new(region.clone())
+        };
+        let measured = Measured {
+            throttles: self.source.take_throttles(region),
+            lag_seconds: polled.lag_seconds,
+            sweep_age_seconds: swept.age_seconds.filter(|_| self.config.sweep_every.is_some()),
+            findings_seen: polled.counts.findings_seen + swept.counts.findings_seen,
+            duplicates_skipped: polled.counts.duplicates_skipped + swept.counts.duplicates_skipped,
+            lateness_seconds: polled.counts.lateness_seconds,
+        };
+        let line = metrics::of_region(&report, &measured, &self.config.function_name, self.clock.now());
+        self.metrics.put(&line);
+        report
     }
 
     async fn test_connection(&self, deadline: &Deadline) -> ConnectionReport {
@@ -134,6 +241,25 @@ impl<F: FindingSource, S: EventSink, L: DeliveryLedger, C: Clock, M: MetricSink>
     }
 }
 
+/// Another run is at work. A scheduled poll has nothing to do then; somebody who asked for something is told.
+fn skipped(mode: Mode, until: Timestamp) -> Result<Value, Diagnostic> {
+    match mode {
+        Mode::Incremental => {
+            tracing::info!(%until, "poll skipped: another run is at work");
+            answer(&PollReport {
+                skipped: true,
+                until: Some(format!("{until:.3}")),
+                complete: false,
+                ..PollReport::new(mode.name(), Vec::new())
+            })
+        }
+        Mode::Reconcile | Mode::Backfill(_) => Err(failure(
+            "Busy",
+            format!("busy: another run is at work until {until:.3} at the latest; try again then"),
+        )),
+    }
+}
+
 fn answer(report: &impl serde::Serialize) -> Result<Value, Diagnostic> {
     serde_json::to_value(report).map_err(|error| failure("Internal", error.to_string()))
 }
@@ -146,362 +272,4 @@ fn failure(error_type: &str, error_message: String) -> Diagnostic {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::RefCell;
-    use std::collections::HashMap;
-
-    use aws_support::{AwsError, ErrorKind};
-    use aws_text::Region;
-    use jiff::Timestamp;
-    use serde_json::json;
-
-    use super::*;
-    use crate::config::Lookback;
-    use crate::deliver::{EntryOutcome, Message};
-    use crate::query::{Narrowing, Range};
-    use crate::report::{GET_FINDINGS, SEND_MESSAGE};
-    use crate::testing::{MemoryLedger, Metrics};
-
-    /// Pages a region, or an error in place of one; calls are recorded as (region, page size, token).
-    #[derive(Default)]
-    struct Hub {
-        pages: HashMap<&'static str, Vec<Result<String, AwsError>>>,
-        calls: RefCell<Vec<(String, Query, Option<String>)>>,
-    }
-
-    impl FindingSource for Hub {
-        async fn page(
-            &self,
-            region: &Region,
-            query: &Query,
-            token: Option<&str>,
-            _: &Deadline,
-        ) -> Result<String, AwsError> {
-            self.calls
-                .borrow_mut()
-                .push((region.to_string(), query.clone(), token.map(str::to_owned)));
-            let index = token.map_or(0, |token| token.parse::<usize>().unwrap());
-            self.pages[region.as_str()][index].clone()
-        }
-
-        fn take_throttles(&self, _: &Region) -> u64 {
-            0
-        }
-    }
-
-    #[derive(Default)]
-    struct Queue {
-        bodies: RefCell<Vec<Value>>,
-        refuse: Option<&'static str>,
-        error: Option<AwsError>,
-    }
-
-    impl EventSink for Queue {
-        async fn send(&self, batch: &[&Message], _: &Deadline) -> Result<Vec<EntryOutcome>, AwsError> {
-            tokio::task::yield_now().await;
-            if let Some(error) = &self.error {
-                return Err(error.clone());
-            }
-            Ok(batch
-                .iter()
-                .map(|message| {
-                    if message.finding_id.as_deref() == self.refuse && self.refuse.is_some() {
-                        return EntryOutcome::Failed {
-                            code: "InvalidMessageContents".to_owned(),
-                            message: "no".to_owned(),
-                            sender_fault: true,
-                        };
-                    }
-                    self.bodies
-                        .borrow_mut()
-                        .push(serde_json::from_str(&message.body).unwrap());
-                    EntryOutcome::Confirmed
-                })
-                .collect())
-        }
-    }
-
-    struct At(&'static str);
-
-    impl Clock for At {
-        fn now(&self) -> Timestamp {
-            self.0.parse().unwrap()
-        }
-    }
-
-    type TestPoller = Poller<Hub, Queue, MemoryLedger, At, Metrics>;
-
-    fn poller(regions: &[&str], hub: Hub, queue: Queue) -> TestPoller {
-        Poller {
-            config: Config {
-                function_name: "poller".to_owned(),
-                findings_queue_url: String::new(),
-                state_table_name: String::new(),
-                narrowing: Narrowing::default(),
-                lookback: Lookback {
-                    overlap: Duration::from_hours(1),
-                    initial: None,
-                },
-                state_ttl: Duration::ZERO,
-                static_credentials_secret_arn: None,
-                regions: regions.iter().map(|r| r.parse().unwrap()).collect(),
-            },
-            source: hub,
-            sink: queue,
-            ledger: MemoryLedger::default(),
-            clock: At("2026-11-23T10:00:00Z"),
-            metrics: Metrics::default(),
-        }
-    }
-
-    #[expect(clippy::unnecessary_wraps, reason = "it stands beside errors in the lists of pages")]
-    fn page(ids: &[&str], token: Option<&str>) -> Result<String, AwsError> {
-        let findings: Vec<_> = ids.iter().map(|id| json!({"Id": id})).collect();
-        Ok(json!({"Findings": findings, "NextToken": token}).to_string())
-    }
-
-    fn error(kind: ErrorKind, code: &str) -> AwsError {
-        AwsError {
-            kind,
-            code: Some(code.to_owned()),
-            ..AwsError::out_of_time(GET_FINDINGS)
-        }
-    }
-
-    async fn run(poller: &TestPoller, input: Value) -> Result<Value, Diagnostic> {
-        poller
-            .handle(&input, "run", &Deadline::after(Duration::from_mins(1)))
-            .await
-    }
-
-    #[tokio::test]
-    async fn every_page_of_every_region_is_delivered() {
-        let hub = Hub {
-            pages: HashMap::from([
-                (
-                    "us-east-1",
-                    vec![page(&["a", "b"], Some("1")), page(&[], Some("2")), page(&["c"], None)],
-                ),
-                ("eu-west-1", vec![page(&["d"], None)]),
-            ]),
-            ..Hub::default()
-        };
-        let poller = poller(&["us-east-1", "eu-west-1"], hub, Queue::default());
-        assert_eq!(
-            run(&poller, json!({})).await.unwrap(),
-            json!({"mode": "incremental", "complete": true, "events_sent": 4, "regions": [
-                {"region": "us-east-1", "pages": 3, "findings_seen": 3, "events_sent": 3, "duplicates_skipped": 0,
-                 "updated_through": "2026-11-23T10:00:00.000Z", "complete": true},
-                {"region": "eu-west-1", "pages": 1, "findings_seen": 1, "events_sent": 1, "duplicates_skipped": 0,
-                 "updated_through": "2026-11-23T10:00:00.000Z", "complete": true},
-            ]})
-        );
-        let mut sent: Vec<_> = poller
-            .sink
-            .bodies
-            .borrow()
-            .iter()
-            .map(|e| {
-                assert_eq!(e["ingested_at"], "2026-11-23T10:00:00.000Z");
-                (
-                    e["external_id"].as_str().unwrap().to_owned(),
-                    e["aws_region"].as_str().unwrap().to_owned(),
-                )
-            })
-            .collect();
-        sent.sort();
-        let expected = [
-            ("a", "us-east-1"),
-            ("b", "us-east-1"),
-            ("c", "us-east-1"),
-            ("d", "eu-west-1"),
-        ];
-        assert_eq!(sent, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
-    }
-
-    #[tokio::test]
-    async fn a_finding_that_two_regions_give_is_sent_once() {
-        // GIVEN cross-region aggregation: the home region gives the findings of the other as well
-        let finding =
-            |id: &str| json!({"Id": id, "ProductArn": "p", "UpdatedAt": "2026-11-23T00:00:00Z", "Region": "eu-west-1"});
-        let page = |ids: &[&str]| {
-            let findings: Vec<_> = ids.iter().map(|id| finding(id)).collect();
-            Ok(json!({ "Findings": findings }).to_string())
-        };
-        let hub = Hub {
-            pages: HashMap::from([
-                ("us-east-1", vec![page(&["a", "b", "c"])]),
-                ("eu-west-1", vec![page(&["b", "c", "d"])]),
-            ]),
-            ..Hub::default()
-        };
-        let poller = poller(&["us-east-1", "eu-west-1"], hub, Queue::default());
-        let report = run(&poller, json!({})).await.unwrap();
-        assert_eq!(
-            (report["complete"].clone(), report["events_sent"].clone()),
-            (json!(true), json!(4))
-        );
-        let mut sent: Vec<_> = poller
-            .sink
-            .bodies
-            .borrow()
-            .iter()
-            .map(|e| e["external_id"].to_string())
-            .collect();
-        sent.sort();
-        assert_eq!(sent, ["\"a\"", "\"b\"", "\"c\"", "\"d\""]);
-        let skipped = |region: usize| report["regions"][region]["duplicates_skipped"].as_u64().unwrap();
-        assert_eq!(skipped(0) + skipped(1), 2);
-    }
-
-    #[tokio::test]
-    async fn a_region_that_fails_stops_no_other_and_fails_the_invocation() {
-        let hub = Hub {
-            pages: HashMap::from([
-                ("us-east-1", vec![page(&["a"], None)]),
-                (
-                    "eu-west-1",
-                    vec![Err(error(ErrorKind::Rejected, "InvalidAccessException"))],
-                ),
-                ("eu-north-1", vec![Err(error(ErrorKind::Throttled, "T"))]),
-            ]),
-            ..Hub::default()
-        };
-        let poller = poller(&["eu-west-1", "us-east-1", "eu-north-1"], hub, Queue::default());
-        let failure = run(&poller, json!({"mode": "reconcile"})).await.unwrap_err();
-        assert_eq!(failure.error_type, "PollFailed");
-        assert_eq!(
-            failure.error_message,
-            "2 of 3 regions failed: eu-west-1 (not_subscribed), eu-north-1 (throttled); the log has the report"
-        );
-        assert_eq!(poller.sink.bodies.borrow().len(), 1);
-    }
-
-    #[tokio::test]
-    async fn an_entry_that_sqs_refuses_costs_no_other_and_is_reported() {
-        let hub = Hub {
-            pages: HashMap::from([("us-east-1", vec![page(&["a", "bad"], Some("1")), page(&["c"], None)])]),
-            ..Hub::default()
-        };
-        let queue = Queue {
-            refuse: Some("bad"),
-            ..Queue::default()
-        };
-        let poller = poller(&["us-east-1"], hub, queue);
-        let failure = run(&poller, json!({})).await.unwrap_err();
-        assert!(
-            failure.error_message.contains("us-east-1 (delivery_failed)"),
-            "{}",
-            failure.error_message
-        );
-        assert_eq!(poller.sink.bodies.borrow().len(), 2);
-    }
-
-    #[tokio::test]
-    async fn running_out_of_time_is_no_failure() {
-        let hub = Hub {
-            pages: HashMap::from([(
-                "us-east-1",
-                vec![page(&["a"], Some("1")), Err(AwsError::out_of_time(GET_FINDINGS))],
-            )]),
-            ..Hub::default()
-        };
-        let poller = poller(&["us-east-1"], hub, Queue::default());
-        let report = run(&poller, json!({})).await.unwrap();
-        assert_eq!(report["complete"], false);
-        assert_eq!(report["events_sent"], 1);
-        assert!(report["regions"][0].get("error").is_none());
-    }
-
-    #[tokio::test]
-    async fn an_answer_that_is_no_page_or_repeats_its_token_is_an_error_in_the_end() {
-        // A repeated token is not followed; the reading goes on from its position, thrice.
-        for (second, calls) in [(Ok("<html>".to_owned()), 2), (page(&["b"], Some("1")), 8)] {
-            let hub = Hub {
-                pages: HashMap::from([("us-east-1", vec![page(&["a"], Some("1")), second])]),
-                ..Hub::default()
-            };
-            let poller = poller(&["us-east-1"], hub, Queue::default());
-            let failure = run(&poller, json!({})).await.unwrap_err();
-            assert!(failure.error_message.contains("us-east-1 (unreachable)"));
-            assert_eq!(poller.source.calls.borrow().len(), calls);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_queue_that_is_down_is_an_error_of_the_region() {
-        let hub = Hub {
-            pages: HashMap::from([("us-east-1", vec![page(&["a"], None)])]),
-            ..Hub::default()
-        };
-        let queue = Queue {
-            error: Some(AwsError {
-                kind: ErrorKind::AccessDenied,
-                ..AwsError::out_of_time(SEND_MESSAGE)
-            }),
-            ..Queue::default()
-        };
-        let failure = run(&poller(&["us-east-1"], hub, queue), json!({})).await.unwrap_err();
-        assert!(failure.error_message.contains("us-east-1 (access_denied)"));
-    }
-
-    #[tokio::test]
-    async fn a_backfill_asks_for_its_range() {
-        let hub = Hub {
-            pages: HashMap::from([("us-east-1", vec![page(&[], None)])]),
-            ..Hub::default()
-        };
-        let poller = poller(&["us-east-1"], hub, Queue::default());
-        let (start, end) = ("2026-11-01T00:00:00Z", "2026-11-02T00:00:00Z");
-        let report = run(&poller, json!({"mode": "backfill", "start": start, "end": end}))
-            .await
-            .unwrap();
-        assert_eq!(report["mode"], "backfill");
-        assert_eq!(
-            poller.source.calls.borrow()[0].1,
-            Query::pages(
-                Narrowing::default(),
-                Some(Range {
-                    start: start.parse().unwrap(),
-                    end: end.parse().unwrap()
-                })
-            )
-        );
-    }
-
-    #[tokio::test]
-    async fn wrong_input_polls_nothing() {
-        let poller = poller(&["us-east-1"], Hub::default(), Queue::default());
-        let failure = run(&poller, json!({"mode": "pull"})).await.unwrap_err();
-        assert_eq!(failure.error_type, "InvalidInput");
-        assert!(failure.error_message.starts_with("mode must be"));
-        assert!(poller.source.calls.borrow().is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_connection_test_asks_each_region_for_one_finding_and_sends_nothing() {
-        let hub = Hub {
-            pages: HashMap::from([
-                ("us-east-1", vec![page(&["a"], Some("1"))]),
-                (
-                    "eu-west-1",
-                    vec![Err(error(ErrorKind::AccessDenied, "AccessDeniedException"))],
-                ),
-                ("eu-north-1", vec![Err(AwsError::out_of_time(GET_FINDINGS))]),
-            ]),
-            ..Hub::default()
-        };
-        let poller = poller(&["us-east-1", "eu-west-1", "eu-north-1"], hub, Queue::default());
-        let report = run(&poller, json!({"mode": "test_connection"})).await.unwrap();
-        assert_eq!(report["success"], false);
-        assert_eq!(report["connector"], "aws_security_hub");
-        assert_eq!(report["capabilities"], json!(["PULL_ALERTS", "BLOCK_IP", "ALLOW_IP"]));
-        assert_eq!(report["regions"][0], json!({"region": "us-east-1", "success": true}));
-        assert_eq!(report["regions"][1]["error"]["code"], "access_denied");
-        assert_eq!(report["regions"][2]["error"]["code"], "unreachable");
-        let calls = poller.source.calls.borrow();
-        assert_eq!(calls.len(), 3);
-        assert!(calls.iter().all(|(_, query, _)| query.page_size == 1));
-        assert!(poller.sink.bodies.borrow().is_empty());
-    }
-}
+mod tests;

@@ -4,25 +4,29 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// What to poll.
+use crate::security_hub::Range;
+
+/// What the function is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// What is new since the last poll
-    Incremental,
-    /// Every finding that matches, whenever it was updated
-    Reconcile,
-    /// The findings updated from `start` to `end`, both inclusive
-    Backfill {
-        /// First instant of the range
-        start: Timestamp,
-        /// Last instant of the range
-        end: Timestamp,
-    },
+pub enum Input {
     /// Whether each region answers; nothing is sent
     TestConnection,
+    /// To poll
+    Poll(Mode),
 }
 
-/// A mode's name, as it stands in inputs and outputs.
+/// What to poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// What is new since the last poll, then the sweep
+    Incremental,
+    /// A whole sweep now: every finding that matches, whenever it was updated
+    Reconcile,
+    /// The findings updated in a range
+    Backfill(Range),
+}
+
+/// A mode's name, as it stands in reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
@@ -33,8 +37,6 @@ pub enum ModeName {
     Reconcile,
     /// `backfill`
     Backfill,
-    /// `test_connection`
-    TestConnection,
 }
 
 impl Mode {
@@ -44,13 +46,12 @@ impl Mode {
         match self {
             Mode::Incremental => ModeName::Incremental,
             Mode::Reconcile => ModeName::Reconcile,
-            Mode::Backfill { .. } => ModeName::Backfill,
-            Mode::TestConnection => ModeName::TestConnection,
+            Mode::Backfill(_) => ModeName::Backfill,
         }
     }
 }
 
-/// What the poller takes, for its JSON Schema; [`Mode::from_input`] reads it.
+/// What the poller takes, for its JSON Schema; [`Input::read`] reads it.
 #[cfg(feature = "schema")]
 pub mod wire {
     use schemars::JsonSchema;
@@ -83,8 +84,8 @@ pub mod wire {
     #[derive(Debug, JsonSchema)]
     #[schemars(deny_unknown_fields)]
     pub struct Poll {
-        /// `incremental`: what is new since the last poll. `reconcile`: every finding that matches, whenever it was
-        /// updated. `test_connection`: whether each region answers; nothing is sent
+        /// `incremental`: what is new since the last poll, then the sweep. `reconcile`: a whole sweep now, which is every
+        /// finding that matches, whenever it was updated. `test_connection`: whether each region answers; nothing is sent
         #[schemars(
             extend("enum" = ["incremental", "reconcile", "test_connection"], "default" = "incremental"),
             with = "String",
@@ -103,7 +104,7 @@ pub mod wire {
         /// First instant of the range, RFC 3339 with an offset
         #[schemars(extend("format" = "date-time"))]
         pub start: String,
-        /// Last instant of the range, no earlier than the first
+        /// Last instant of the range, no earlier than the first; it may lie in the future
         #[schemars(extend("format" = "date-time"))]
         pub end: String,
     }
@@ -149,35 +150,35 @@ pub enum InputError {
 const MODES: &str = "\"incremental\", \"reconcile\", \"backfill\" or \"test_connection\"";
 const INSTANT: &str = "an RFC 3339 time with an offset, such as \"2026-11-01T00:00:00Z\"";
 
-impl Mode {
+impl Input {
     /// Reads the function's input: a scheduled event of an EventBridge rule or of EventBridge Scheduler, or an object
     /// with a `mode`. An object without any member asks for an incremental poll.
     ///
     /// # Errors
     /// [`InputError`] for anything else, an unknown member included.
-    pub fn from_input(input: &Value) -> Result<Self, InputError> {
+    pub fn read(input: &Value) -> Result<Self, InputError> {
         let Value::Object(input) = input else {
             return Err(InputError::NotAnObject {
                 found: type_name(input),
             });
         };
         if is_scheduled_event(input) {
-            return Ok(Mode::Incremental);
+            return Ok(Self::Poll(Mode::Incremental));
         }
         let mode = match input.get("mode") {
             None => "incremental",
             Some(Value::String(mode)) => mode,
             Some(other) => return Err(wrong("mode", MODES, other)),
         };
-        let (mode, known): (_, &[&str]) = match mode {
-            "incremental" => (Mode::Incremental, &["mode"]),
-            "reconcile" => (Mode::Reconcile, &["mode"]),
-            "test_connection" => (Mode::TestConnection, &["mode"]),
-            "backfill" => (backfill(input)?, &["mode", "start", "end"]),
+        let (asked, known): (_, &[&str]) = match mode {
+            "incremental" => (Self::Poll(Mode::Incremental), &["mode"]),
+            "reconcile" => (Self::Poll(Mode::Reconcile), &["mode"]),
+            "test_connection" => (Self::TestConnection, &["mode"]),
+            "backfill" => (Self::Poll(Mode::Backfill(backfill(input)?)), &["mode", "start", "end"]),
             _ => return Err(wrong("mode", MODES, &input["mode"])),
         };
         match input.keys().find(|member| !known.contains(&member.as_str())) {
-            None => Ok(mode),
+            None => Ok(asked),
             Some(member) => Err(InputError::Unknown {
                 member: member.clone(),
                 known: if known.len() == 1 {
@@ -199,7 +200,7 @@ fn is_scheduled_event(input: &Map<String, Value>) -> bool {
         && !input.contains_key("mode")
 }
 
-fn backfill(input: &Map<String, Value>) -> Result<Mode, InputError> {
+fn backfill(input: &Map<String, Value>) -> Result<Range, InputError> {
     let instant = |member| match input.get(member) {
         None => Err(InputError::Missing {
             member,
@@ -214,7 +215,7 @@ fn backfill(input: &Map<String, Value>) -> Result<Mode, InputError> {
     if start > end {
         return Err(wrong("end", "no earlier than start", &input["end"]));
     }
-    Ok(Mode::Backfill { start, end })
+    Ok(Range { start, end })
 }
 
 fn wrong(member: &'static str, expected: &'static str, found: &Value) -> InputError {
@@ -247,7 +248,7 @@ mod tests {
     use super::*;
 
     fn refusal(input: &Value) -> String {
-        Mode::from_input(input).unwrap_err().to_string()
+        Input::read(input).unwrap_err().to_string()
     }
 
     #[test]
@@ -257,21 +258,21 @@ mod tests {
                    "time": "2026-11-23T10:00:00Z", "region": "us-east-1", "resources": ["arn"], "detail": detail})
         };
         for (input, mode) in [
-            (json!({}), Mode::Incremental),
-            (json!({"mode": "incremental"}), Mode::Incremental),
-            (scheduled("aws.events", json!({})), Mode::Incremental),
-            (scheduled("aws.scheduler", json!("{}")), Mode::Incremental),
-            (json!({"mode": "reconcile"}), Mode::Reconcile),
-            (json!({"mode": "test_connection"}), Mode::TestConnection),
+            (json!({}), Input::Poll(Mode::Incremental)),
+            (json!({"mode": "incremental"}), Input::Poll(Mode::Incremental)),
+            (scheduled("aws.events", json!({})), Input::Poll(Mode::Incremental)),
+            (scheduled("aws.scheduler", json!("{}")), Input::Poll(Mode::Incremental)),
+            (json!({"mode": "reconcile"}), Input::Poll(Mode::Reconcile)),
+            (json!({"mode": "test_connection"}), Input::TestConnection),
             (
                 json!({"mode": "backfill", "start": "2026-11-01T00:00:00Z", "end": "2026-11-02T01:00:00+01:00"}),
-                Mode::Backfill {
+                Input::Poll(Mode::Backfill(Range {
                     start: "2026-11-01T00:00:00Z".parse().unwrap(),
                     end: "2026-11-02T00:00:00Z".parse().unwrap(),
-                },
+                })),
             ),
         ] {
-            assert_eq!(Mode::from_input(&input), Ok(mode), "{input}");
+            assert_eq!(Input::read(&input), Ok(mode), "{input}");
         }
     }
 

@@ -14,6 +14,12 @@ pub struct Measured {
     pub throttles: u64,
     /// Seconds since the point up to which everything is delivered
     pub lag_seconds: Option<i64>,
+    /// Seconds since the last whole pass of the sweep began
+    pub sweep_age_seconds: Option<i64>,
+    /// Findings on all pages, the sweep's included
+    pub findings_seen: u64,
+    /// Findings that were delivered before, the sweep's included
+    pub duplicates_skipped: u64,
     /// The most seconds between `UpdatedAt` and `ProcessedAt` of a finding that was delivered: how late findings
     /// arrive, and so what `LOOKBACK_SECONDS` has to cover
     pub lateness_seconds: Option<i64>,
@@ -23,14 +29,15 @@ pub struct Measured {
 #[must_use]
 pub fn of_region(report: &RegionReport, measured: &Measured, function: &str, now: Timestamp) -> Value {
     let mut metrics = vec![
-        ("FindingsSeen", "Count", json!(report.findings_seen)),
-        ("EventsSent", "Count", json!(report.events_sent)),
-        ("DuplicatesSkipped", "Count", json!(report.duplicates_skipped)),
+        ("FindingsSeen", "Count", json!(measured.findings_seen)),
+        ("EventsSent", "Count", json!(report.all_sent())),
+        ("DuplicatesSkipped", "Count", json!(measured.duplicates_skipped)),
         ("Throttles", "Count", json!(measured.throttles)),
     ];
     for (name, seconds) in [
         ("OldestUndeliveredAge", measured.lag_seconds),
         ("Lateness", measured.lateness_seconds),
+        ("SweepAge", measured.sweep_age_seconds),
     ] {
         if let Some(seconds) = seconds {
             metrics.push((name, "Seconds", json!(seconds)));
@@ -53,22 +60,37 @@ pub fn of_poll(report: &PollReport, function: &str, now: Timestamp) -> Option<Va
     Some(aws_support::metrics::line(now, function, &[], &metrics))
 }
 
+/// How many events are parked, as a log line.
+#[must_use]
+pub fn of_parking(parked: usize, function: &str, now: Timestamp) -> Value {
+    let metrics = [("EventsParked", "Count", json!(parked))];
+    aws_support::metrics::line(now, function, &[], &metrics)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{ErrorCode, RegionError};
+    use crate::report::{ErrorCode, RegionError, SweepReport};
 
     #[test]
     fn each_metric_is_defined_and_has_a_value() {
         let report = RegionReport {
-            findings_seen: 5,
             events_sent: 2,
-            duplicates_skipped: 3,
+            sweep: Some(SweepReport {
+                pages: 1,
+                findings_seen: 4,
+                events_sent: 5,
+                complete: true,
+                last_completed_at: None,
+            }),
             ..RegionReport::new("us-east-1".parse().unwrap())
         };
         let measured = Measured {
             throttles: 1,
             lag_seconds: Some(90),
+            sweep_age_seconds: Some(7),
+            findings_seen: 5,
+            duplicates_skipped: 3,
             lateness_seconds: Some(-4),
         };
         let line = of_region(&report, &measured, "poller", Timestamp::constant(1_000, 0));
@@ -94,11 +116,12 @@ mod tests {
             values,
             [
                 ("FindingsSeen", json!(5)),
-                ("EventsSent", json!(2)),
+                ("EventsSent", json!(7)),
                 ("DuplicatesSkipped", json!(3)),
                 ("Throttles", json!(1)),
                 ("OldestUndeliveredAge", json!(90)),
                 ("Lateness", json!(-4)),
+                ("SweepAge", json!(7)),
             ]
         );
     }
@@ -123,12 +146,7 @@ mod tests {
             message: String::new(),
             remedy: String::new(),
         };
-        let poll = |mode, regions| PollReport {
-            mode,
-            complete: false,
-            regions,
-            events_sent: 0,
-        };
+        let poll = PollReport::new;
         let succeeded =
             |report| of_poll(&report, "poller", Timestamp::UNIX_EPOCH).map(|line| line["PollsSucceeded"].clone());
         assert_eq!(

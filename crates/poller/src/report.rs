@@ -1,13 +1,15 @@
-//! What the function answers, and the words for what went wrong.
+//! What the function answers, and the error texts.
 
 use aws_support::credentials::{self, GET_SECRET_VALUE};
 use aws_support::{AwsError, ErrorKind};
 use aws_text::Region;
 use serde::Serialize;
 
-use crate::deliver::Refused;
-use crate::dynamodb::NONSENSE;
+use crate::delivery::batch::Refused;
+use crate::delivery::sqs::SEND_MESSAGE;
 use crate::input::ModeName;
+use crate::security_hub::GET_FINDINGS;
+use crate::state_table::UNREADABLE;
 
 /// Answer of a poll.
 ///
@@ -17,12 +19,35 @@ use crate::input::ModeName;
 pub struct PollReport {
     /// The mode asked for
     pub mode: ModeName,
+    /// Present, and true, where another run was at work and this one did nothing
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[cfg_attr(feature = "schema", schemars(extend("const" = true)))]
+    pub skipped: bool,
+    /// Where this run was skipped: when the other one ends at the latest
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "date-time")))]
+    pub until: Option<String>,
     /// Every region is complete
     pub complete: bool,
     /// One a region, in the order of the settings
     pub regions: Vec<RegionReport>,
-    /// Sum over the regions
+    /// Sum over the regions, sweeps included
     pub events_sent: u64,
+}
+
+impl PollReport {
+    /// Of a run that was not skipped.
+    #[must_use]
+    pub fn new(mode: ModeName, regions: Vec<RegionReport>) -> Self {
+        Self {
+            mode,
+            skipped: false,
+            until: None,
+            complete: regions.iter().all(|region| region.complete),
+            events_sent: regions.iter().map(RegionReport::all_sent).sum(),
+            regions,
+        }
+    }
 }
 
 /// What was done in one region.
@@ -44,10 +69,37 @@ pub struct RegionReport {
     pub updated_through: Option<String>,
     /// All that was asked for is delivered
     pub complete: bool,
+    /// The sweep; null where there was none
+    pub sweep: Option<SweepReport>,
+    /// Events that SQS refused for good: newly parked, or offered again and refused. Absent where there are none
+    #[serde(skip_serializing_if = "is_zero")]
+    pub events_parked: u64,
     /// What went wrong. Running out of time is no error
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "RegionError"))]
     pub error: Option<RegionError>,
+}
+
+/// What was done of a pass over every wanted finding.
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct SweepReport {
+    /// Pages read
+    pub pages: u64,
+    /// Findings on them
+    pub findings_seen: u64,
+    /// Events SQS confirmed
+    pub events_sent: u64,
+    /// The pass came to its end
+    pub complete: bool,
+    /// When the last whole pass ended; null before the first
+    #[cfg_attr(feature = "schema", schemars(extend("format" = "date-time")))]
+    pub last_completed_at: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "stands where a member is written")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl RegionReport {
@@ -62,8 +114,16 @@ impl RegionReport {
             duplicates_skipped: 0,
             updated_through: None,
             complete: false,
+            sweep: None,
+            events_parked: 0,
             error: None,
         }
+    }
+
+    /// Everything sent.
+    #[must_use]
+    pub fn all_sent(&self) -> u64 {
+        self.events_sent + self.sweep.as_ref().map_or(0, |sweep| sweep.events_sent)
     }
 }
 
@@ -118,7 +178,7 @@ pub struct RegionError {
 pub enum ErrorCode {
     /// The function's role lacks a permission
     AccessDenied,
-    /// Security Hub is not enabled in the region
+    /// Security Hub CSPM is not enabled in the region
     NotSubscribed,
     /// AWS asked for fewer requests, also after the retries
     Throttled,
@@ -146,7 +206,7 @@ impl ErrorCode {
 }
 
 impl RegionError {
-    /// The words for a failed call. `None` where the invocation ran out of time, which is no failure.
+    /// The error of a failed call. `None` where the invocation ran out of time, which is no failure.
     #[must_use]
     pub fn of_call(error: &AwsError, region: &Region) -> Option<Self> {
         let code = match error.kind {
@@ -170,7 +230,7 @@ impl RegionError {
         })
     }
 
-    /// The words for a connection test that the invocation's end cut off: for a test that is a failure.
+    /// The error of a connection test that the invocation's end cut off: for a test that is a failure.
     #[must_use]
     pub fn no_answer_in_time(error: &AwsError) -> Self {
         Self {
@@ -180,11 +240,11 @@ impl RegionError {
         }
     }
 
-    /// The words for entries that SQS did not take.
+    /// The error of entries that SQS did not take.
     #[must_use]
     pub fn of_refused(refused: &[Refused]) -> Option<Self> {
         let first = refused.first()?;
-        let ids: Vec<&str> = refused.iter().take(5).map(|r| r.event_id.as_str()).collect();
+        let ids: Vec<String> = refused.iter().take(5).map(|r| r.event_id.to_string()).collect();
         let more = if refused.len() > ids.len() {
             format!(" and {} more", refused.len() - ids.len())
         } else {
@@ -199,17 +259,13 @@ impl RegionError {
                 first.message,
                 ids.join(", "),
             ),
-            remedy: "look the event ids up in the function's log, which has the finding behind each; the other \
-                     events were delivered, and the next poll sends these again"
+            remedy: "search the function's log for the event ids: it names the finding of each; the other \
+                     events were delivered, and the next polls send these again. Refused in three runs in a row, they \
+                     are parked"
                 .to_owned(),
         })
     }
 }
-
-/// The IAM action of `GetFindings`.
-pub const GET_FINDINGS: &str = "securityhub:GetFindings";
-/// The IAM action of `SendMessageBatch`.
-pub const SEND_MESSAGE: &str = "sqs:SendMessage";
 
 fn remedy(code: ErrorCode, error: &AwsError, region: &Region) -> String {
     let action = error.action;
@@ -229,7 +285,7 @@ fn remedy(code: ErrorCode, error: &AwsError, region: &Region) -> String {
              account and that no service control policy denies it"
         ),
         ErrorCode::NotSubscribed => {
-            format!("enable Security Hub in {region}, or take {region} out of SECURITY_HUB_REGIONS")
+            format!("enable Security Hub CSPM in {region}, or take {region} out of SECURITY_HUB_REGIONS")
         }
         ErrorCode::Throttled => format!(
             "nothing if it is rare, for the next poll goes on; if it lasts, find what else calls {action} in \
@@ -242,12 +298,13 @@ fn remedy(code: ErrorCode, error: &AwsError, region: &Region) -> String {
         ErrorCode::InvalidRequest if is_queue => {
             "check that FINDINGS_QUEUE_URL names a standard queue that exists".to_owned()
         }
-        ErrorCode::InvalidRequest if error.has_code(NONSENSE) => {
-            "put the item right, or delete it: the reading then begins anew, and what was delivered is not sent again"
+        ErrorCode::InvalidRequest if error.has_code(UNREADABLE) => {
+            "repair the item, or delete it: without its checkpoint a poll begins anew, and what was delivered is not sent \
+             again"
                 .to_owned()
         }
         ErrorCode::InvalidRequest if is_state => "check that STATE_TABLE_NAME names a table that exists in the \
-             function's region, with the partition key pk of type string and no sort key"
+             function's region, with the partition key pk and the sort key sk, both of type string"
             .to_owned(),
         ErrorCode::InvalidRequest | ErrorCode::DeliveryFailed => {
             "report it to the connector's maintainers with this message".to_owned()
@@ -265,10 +322,8 @@ mod tests {
 
     fn error(action: &'static str, kind: ErrorKind, code: Option<&str>) -> AwsError {
         AwsError {
-            kind,
             code: code.map(str::to_owned),
-            message: "said so".to_owned(),
-            ..AwsError::out_of_time(action)
+            ..AwsError::new(action, kind, "said so".to_owned())
         }
     }
 
@@ -288,7 +343,7 @@ mod tests {
                 Rejected,
                 Some("InvalidAccessException"),
                 "not_subscribed",
-                "enable Security Hub in eu-west-1",
+                "enable Security Hub CSPM in eu-west-1",
             ),
             (
                 GET_FINDINGS,
@@ -357,7 +412,7 @@ mod tests {
             (
                 "dynamodb:GetItem",
                 Rejected,
-                Some(NONSENSE),
+                Some(UNREADABLE),
                 "invalid_request",
                 "delete it",
             ),

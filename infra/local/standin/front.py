@@ -10,6 +10,9 @@ Its own routes, beside moto's `/moto-api/reset`:
 - `POST /standin/faults`: a list of faults, see `Fault`.
 - `GET /standin/struck`: the call that a fault with `at` struck, or null. For a fault that hangs, waits for it.
 - `GET /standin/idle`: answers when no call is under way.
+- `GET /standin/units`: what DynamoDB would charge for the calls since the last reset, see `dynamodb.Consumed`.
+- `POST /standin/forget-connections`: what comes over the connections that are open now is not answered any more, as
+  where the network has forgotten them.
 - `GET /standin/used-rights`: the rights of roles and users that were used since the last reset, see `iam`.
 - `POST /standin/lag`: reads of a `service` lag behind its writes from now on, for so many `reads` if given, see `lag`.
 - `DELETE /standin/lag`: all services have caught up.
@@ -27,8 +30,9 @@ import re
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
@@ -38,7 +42,7 @@ from moto.iam.models import get_account_id_from
 from werkzeug.test import run_wsgi_app
 from werkzeug.wrappers import Response
 
-from . import ec2, iam, lag, model_check, reset, security_hub, sts
+from . import dynamodb, ec2, iam, lag, model_check, reset, security_hub, sts
 
 _REST_OPERATIONS = {
     ("securityhub", "POST", "/findings"): "GetFindings",
@@ -110,6 +114,8 @@ class Fault:
     - `drop`: the connection ends before the call is carried out
     - `lose`: the call is carried out, and the connection ends before the answer
     - `partial`: of a batch the first half is carried out; of anything else, all of it
+    - `refuse`: of a SendMessageBatch the entries whose message holds `text` are refused with `code`, for good (a
+      `SenderFault`) or not
     - `hang`: the call is not carried out, and there is no answer
     - `hang-after`: the call is carried out, and there is no answer
     """
@@ -125,6 +131,8 @@ class Fault:
     code: str = ""
     status: int = 400
     members: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+    for_good: bool = True
 
     def strikes(self, call: Call) -> bool:
         if self.at is not None:
@@ -159,6 +167,8 @@ class Front:
         self._faults: list[Fault] = []
         self._struck: dict[str, Any] | None = None
         self._hanging = threading.Event()
+        self._connections: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._forgotten: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self.settings = Settings()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -167,6 +177,11 @@ class Front:
             return self._own(request)(environ, start_response)
         if request.path.startswith("/moto-api"):
             return self._moto(environ, start_response)
+        connection = environ["werkzeug.socket"]
+        self._connections.add(connection)
+        if connection in self._forgotten:
+            _wait_until_left(connection)
+            return Response()(environ, start_response)
         call = Call(request)
         environ["wsgi.input"] = io.BytesIO(call.body)
         problems = model_check.problems(call.service, request)
@@ -210,14 +225,14 @@ class Front:
                 return _error(call, fault.code, fault.status, members=fault.members)
             case "partial":
                 return self._partial(call, environ)
+            case "refuse":
+                return self._refuse(call, fault, environ)
             case "drop" | "lose" | "hang" | "hang-after" as effect:
                 if effect in ("lose", "hang-after"):
                     run_wsgi_app(self._moto, environ, buffered=True)
                 if effect.startswith("hang"):
                     self._hanging.set()
-                    # Until whoever called has gone away.
-                    with contextlib.suppress(OSError):
-                        environ["werkzeug.socket"].recv(1)
+                    _wait_until_left(environ["werkzeug.socket"])
                 with contextlib.suppress(OSError):
                     environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
                 return Response()
@@ -248,6 +263,20 @@ class Front:
                 rest = {"UnprocessedKeys": {table: {**wanted, "Keys": keys[half:]}} if keys[half:] else {}}
             case _:
                 return self._moto
+        return self._changed(request, rest, environ)
+
+    def _refuse(self, call: Call, fault: Fault, environ: dict[str, Any]) -> WsgiApp:
+        request = json.loads(call.body)
+        refused = [entry for entry in request["Entries"] if fault.text in entry["MessageBody"]]
+        error = {"Code": fault.code, "SenderFault": fault.for_good, "Message": f"refused for {fault.text!r}"}
+        rest = {"Failed": [{"Id": entry["Id"], **error} for entry in refused]} if refused else {}
+        request["Entries"] = [entry for entry in request["Entries"] if entry not in refused]
+        if not request["Entries"]:
+            return _json({"Successful": [], **rest})
+        return self._changed(request, rest, environ)
+
+    def _changed(self, request: dict[str, Any], rest: dict[str, Any], environ: dict[str, Any]) -> WsgiApp:
+        """moto's answer to another request, with more members."""
         body = json.dumps(request).encode()
         environ = {**environ, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
         parts, status, _ = run_wsgi_app(self._moto, environ, buffered=True)
@@ -268,6 +297,11 @@ class Front:
                 with self._idle:
                     is_idle = self._idle.wait_for(lambda: self._under_way == 0, timeout=30)
                 return Response(status=204 if is_idle else 500)
+            case ("GET", "/standin/units"):
+                return _json([asdict(consumed) for consumed in dynamodb.consumed])
+            case ("POST", "/standin/forget-connections"):
+                self._forgotten.update(list(self._connections))
+                return Response(status=204)
             case ("GET", "/standin/used-rights"):
                 return _json({"used": sorted(iam.used), "doubly_allowed": sorted(iam.doubly_allowed)})
             case ("DELETE", "/standin/malformed"):
@@ -300,6 +334,7 @@ class Front:
                     self._calls, self._malformed, self._sending, self._faults, self._struck = [], [], [], [], None
                     self._set({})
                     lag.current.clear()
+                    dynamodb.consumed.clear()
                     iam.used.clear()
                     iam.doubly_allowed.clear()
                     reset.reset()
@@ -316,6 +351,12 @@ class Front:
             for owner, own in zip(owners, names, strict=True):
                 owner.settings = type(owner.settings)(**{name: values[name] for name in values.keys() & own})
         return unknown
+
+
+def _wait_until_left(connection: socket.socket) -> None:
+    """Until whoever called has gone away."""
+    with contextlib.suppress(OSError):
+        connection.recv(1)
 
 
 def _json(value: Any) -> Response:

@@ -11,7 +11,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,6 +38,17 @@ class Settings:
     """What BatchUpdateFindings changes shows only after this many further calls of GetFindings"""
     unprocessed: str = ""
     """BatchUpdateFindings changes nothing, and names each finding as unprocessed with this error code"""
+    page_seconds: float = 0
+    """So long a page takes"""
+    tokens_count: bool = False
+    """A page token says how many findings to pass over, among those that the query finds by then"""
+    token_calls: int | None = None
+    """After so many further calls of GetFindings a page token is not taken any more"""
+    index_lag: int = 0
+    """For so many further calls of GetFindings a finding that is imported again is found and sorted as it was before:
+    the index is older than the document"""
+    changes: list[str] = field(default_factory=list)
+    """Findings that are imported one by one, one after each call of GetFindings"""
 
 
 settings = Settings()
@@ -91,6 +102,7 @@ class Finding:
         self.shows_after = 0
         self.before: Finding | None = None
         """What shows until this does"""
+        self.indexed_after = 0
         value = json.loads(raw)
         self.value: dict[str, Any] = value if isinstance(value, dict) else {}
         self.updated_at = _instant(self.get("UpdatedAt"))
@@ -111,6 +123,10 @@ class Finding:
         """With other members; the text of all others stays as it is."""
         raw = {**raw_members(self.raw), **{name: json.dumps(value) for name, value in members.items()}}
         return Finding("{" + ", ".join(f"{json.dumps(name)}: {text}" for name, text in raw.items()) + "}")
+
+    def as_indexed(self, calls: int) -> "Finding":
+        """What finds and sorts it."""
+        return self if self.before is None or calls > self.indexed_after else self.before.as_indexed(calls)
 
     @property
     def identity(self) -> Any:
@@ -229,38 +245,55 @@ def _get_findings(self: SecurityHubResponse) -> str:
         hub.standin_bucket = (tokens - (tokens >= 1), now)
         if tokens < 1:
             raise SecurityHubClientError("TooManyRequestsException", "Rate exceeded")
+    time.sleep(settings.page_seconds)
     request = json.loads(self.body or "{}")
     size = min(request.get("MaxResults") or MAX_PAGE_SIZE, settings.page_size)
     if not 1 <= size <= MAX_PAGE_SIZE:
         raise _invalid_input("MaxResults must be from 1 to 100")
     asked = (request.get("Filters") or {}, request.get("SortCriteria"))
     token = request.get("NextToken")
+    rest, passed = [], 0
     if token:
-        pinned, rest = hub.standin_tokens.get(token, (None, []))
-        if pinned != asked:
+        pinned, rest, passed, given = hub.standin_tokens.get(token, (None, [], 0, 0))
+        is_stale = settings.token_calls is not None and hub.standin_calls - given > settings.token_calls
+        if pinned != asked or is_stale:
             raise _invalid_input("NextToken is not one of this query: filters and order must stay the same")
-    else:
-        accepts = _predicate(asked[0])
-        shown = filter(None, (finding.shown(hub.standin_calls) for finding in hub.standin_findings.values()))
-        rest = [finding for finding in shown if accepts(finding)]
-        order = _order(asked[1])
-        if order:
-            rest.sort(key=order[0], reverse=order[1])
+    if not token or settings.tokens_count:
+        rest = _found(hub, *asked)[passed:]
     page, rest = rest[:size], rest[size:]
     members = ['"Findings": [' + ", ".join(finding.raw for finding in page) + "]"]
     if rest:
         token = secrets.token_urlsafe(32)
-        hub.standin_tokens[token] = (asked, rest)
+        hub.standin_tokens[token] = (asked, rest, passed + len(page), hub.standin_calls)
         members.append('"NextToken": ' + json.dumps(token))
+    if settings.changes:
+        _import(hub, settings.changes.pop(0))
     return "{" + ", ".join(members) + "}"
+
+
+def _found(hub: Any, filters: dict[str, Any], criteria: list[dict[str, str]] | None) -> list[Finding]:
+    accepts, order = _predicate(filters), _order(criteria)
+    shown = filter(None, (finding.shown(hub.standin_calls) for finding in hub.standin_findings.values()))
+    found = [(finding.as_indexed(hub.standin_calls), finding) for finding in shown]
+    found = [(indexed, finding) for indexed, finding in found if accepts(indexed)]
+    if order:
+        found.sort(key=lambda both: order[0](both[0]), reverse=order[1])
+    return [finding for _, finding in found]
+
+
+def _import(hub: Any, raw: str) -> None:
+    finding = Finding(raw)
+    finding.shows_after = hub.standin_calls + settings.arrival
+    finding.before = hub.standin_findings.get(finding.identity) if settings.index_lag else None
+    finding.indexed_after = hub.standin_calls + settings.index_lag
+    hub.standin_findings[finding.identity] = finding
 
 
 def _batch_import_findings(self: SecurityHubResponse) -> str:
     hub = _hub(self.securityhub_backend)
-    findings = [Finding(raw) for raw in raw_elements(raw_members(self.body)["Findings"])]
-    for finding in findings:
-        finding.shows_after = hub.standin_calls + settings.arrival
-        hub.standin_findings[finding.identity] = finding
+    findings = raw_elements(raw_members(self.body)["Findings"])
+    for raw in findings:
+        _import(hub, raw)
     return json.dumps({"FailedCount": 0, "SuccessCount": len(findings), "FailedFindings": []})
 
 

@@ -20,10 +20,7 @@ TARGET_ROLE = "arn:aws:iam::111122223333:role/aisoc-containment"
 
 # Of each parameter with a pattern: what it takes, and mistakes that it refuses.
 EXAMPLES: dict[str, tuple[list[str], list[str]]] = {
-    "ReconcileSchedule": (
-        ["rate(1 hour)", "rate(6 hours)", "rate(90 minutes)", "cron(0 3 * * ? *)"],
-        ["", "6 hours", "rate(0 hours)", "rate(6h)", "every day", "at(2026-11-24T00:00:00)", "cron(x)", "cron(* * *)"],
-    ),
+    "SweepHours": (["0", "1", "6", "24", "699", "720"], ["", "-1", "06", "721", "6.5", "rate(6 hours)"]),
     "PollIntervalMinutes": (["5", "15", "480"], ["", "4", "481", "7.5", "five", "05", "5 minutes"]),
     "AuditIntervalMinutes": (["1", "5", "480"], ["", "0", "-5", "481", "2.5", "05", "rate(5 minutes)"]),
     "LookbackSeconds": (["0", "3600", "99999999"], ["", "100000000", "-1", "1h", "3600.5"]),
@@ -37,6 +34,11 @@ EXAMPLES: dict[str, tuple[list[str], list[str]]] = {
         ["", "us-east-1", "us-east-1, cn-north-1,us-iso-east-1"],
         ["Ireland", "us-east-1,", "us-east-1 eu-west-1", "all"],
     ),
+    "WorkflowStatuses": (
+        ["NEW", "NEW,NOTIFIED", "NEW, NOTIFIED,RESOLVED,SUPPRESSED"],
+        ["", "new", "NEW,", "CLOSED", "NEW;NOTIFIED", "ACTIVE"],
+    ),
+    "RecordStates": (["ACTIVE", "ACTIVE,ARCHIVED", "ARCHIVED"], ["", "active", "ACTIVE,", "NEW"]),
     "SeverityLabels": (["", "HIGH", "CRITICAL,HIGH", "CRITICAL, HIGH"], ["high", "HIGH,", "SEVERE", "HIGH;LOW"]),
     "ProductNames": (
         ["", "GuardDuty", "GuardDuty,Security Hub", ",".join(["Inspector"] * 20)],
@@ -342,7 +344,6 @@ def test_schedules_invoke_the_functions_with_what_they_take(
     scheduler = aws.client("scheduler")
     expected = {
         "aisoc-poll": ("rate(15 minutes)", "Poller", poller),
-        "aisoc-reconcile": ("rate(6 hours)", "Poller", poller),
         "aisoc-audit": ("rate(5 minutes)", "Containment", containment),
     }
     listed = scheduler.list_schedules(GroupName="default")["Schedules"]
@@ -410,7 +411,8 @@ def test_each_alarm_watches_a_metric_that_exists_and_tells_the_topic() -> None:
         if "DeadLetter" in subject:
             dead_letters.add(subject)
         # It stands and falls with what it watches.
-        assert alarm.get("Condition") == TEMPLATE["Resources"][subject].get("Condition"), name
+        condition = "Sweeps" if name == "SweepAgeAlarm" else TEMPLATE["Resources"][subject].get("Condition")
+        assert alarm.get("Condition") == condition, name
         for event in ("AlarmActions", "OKActions"):
             topic = [{"Ref": "AlarmTopicArn"}]
             assert properties[event] == {"Fn::If": ["HasAlarmTopic", topic, {"Ref": "AWS::NoValue"}]}, name
@@ -427,7 +429,11 @@ def test_each_alarm_watches_a_metric_that_exists_and_tells_the_topic() -> None:
 )
 @pytest.mark.parametrize(
     ("name", "minutes", "parameter"),
-    [("NoPollAlarm", 30, "PollIntervalMinutes"), ("NoAuditAlarm", 20, "AuditIntervalMinutes")],
+    [
+        ("NoPollAlarm", 30, "PollIntervalMinutes"),
+        ("SweepAgeAlarm", 30, "PollIntervalMinutes"),
+        ("NoAuditAlarm", 20, "AuditIntervalMinutes"),
+    ],
 )
 def test_what_has_stopped_is_noticed_after_three_intervals(
     name: str, minutes: int, parameter: str, aws: local.StandIn, stack: local.Stack
@@ -445,6 +451,21 @@ def test_what_has_stopped_is_noticed_after_three_intervals(
     assert all(alarm["AlarmActions"] == ["arn:aws:sns:us-east-1:123456789012:soc"] for alarm in alarms)
 
 
+def test_a_sweep_is_late_after_two_intervals_and_some_polls(aws: local.StandIn) -> None:
+    (late,) = [m for m in TEMPLATE["Resources"]["SweepAgeAlarm"]["Properties"]["Metrics"] if "Expression" in m]
+    expression = late["Expression"]["Fn::Sub"]
+    for parameter, default in (("SweepHours", "6"), ("PollIntervalMinutes", "5")):
+        assert TEMPLATE["Parameters"][parameter]["Default"] == default
+        expression = expression.replace(f"${{{parameter}}}", default)
+    # What no poll reports counts as too old, and two intervals with the polls of a whole pass do not.
+    assert expression == "IF(FILL(age, 1000000000) > 7200 * 6 + 180 * 5 + 3600, 1, 0)"
+    assert late["ReturnData"] is True
+    # Where nothing is swept there is no alarm.
+    stack = aws.deploy("unswept", SweepHours="0")
+    assert "SweepAgeAlarm" not in stack.resources
+    assert "SweepAge" not in json.dumps([w for w in dashboard(aws, stack)["widgets"] if w["type"] == "alarm"])
+
+
 def test_alarms_on_what_an_audit_found_stand_until_an_audit_finds_it_repaired() -> None:
     alarms = {
         "BlocksNotEnforcedAlarm": "BlocksNotEnforced",
@@ -460,6 +481,8 @@ def test_alarms_on_what_an_audit_found_stand_until_an_audit_finds_it_repaired() 
         assert (properties["Statistic"], properties["ComparisonOperator"]) == ("Maximum", "GreaterThanThreshold")
         assert properties["Threshold"] == 0
         assert "audit" in properties["AlarmDescription"]
+    parked = TEMPLATE["Resources"]["EventsParkedAlarm"]["Properties"]
+    assert (parked["EvaluationPeriods"], parked["TreatMissingData"], parked["Threshold"]) == (1, "ignore", 0)
 
 
 def test_the_dashboard_shows_metrics_logs_and_alarms_that_exist(

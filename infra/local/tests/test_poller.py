@@ -78,18 +78,50 @@ def test_every_page_is_delivered_once_and_only_what_is_wanted(
     report = poller.invoke({})
     (region,) = report["regions"]
     assert region.pop("updated_through").endswith("Z")
+    assert region["sweep"].pop("last_completed_at").endswith("Z")
+    # A query begins with the last findings of the one before.
     assert region == {
         "region": "us-east-1",
         "pages": 3,
-        "findings_seen": 250,
+        "findings_seen": 256,
         "events_sent": 250,
-        "duplicates_skipped": 0,
+        "duplicates_skipped": 6,
         "complete": True,
+        # The first page of a sweep has no time filter, and may hold findings without a time.
+        "sweep": {"pages": 4, "findings_seen": 356, "events_sent": 0, "complete": True},
     }
     assert (report["mode"], report["complete"], report["events_sent"]) == ("incremental", True, 250)
     delivered = events(aws, findings_queue)
     assert sorted(event["external_id"] for event in delivered) == [f"finding-{n:04}" for n in range(250)]
     assert len({event["event_id"] for event in delivered}) == 250
+
+
+def items(aws: local.StandIn, stack: local.Stack, prefix: str = "") -> list[dict[str, Any]]:
+    """Of the state table, those whose partition key begins so."""
+    pages = (
+        aws.client("dynamodb")
+        .get_paginator("scan")
+        .paginate(TableName=stack.outputs["StateTableName"], ConsistentRead=True)
+    )
+    return [item for page in pages for item in page["Items"] if item["pk"]["S"].startswith(prefix)]
+
+
+def put(aws: local.StandIn, stack: local.Stack, item: dict[str, Any]) -> None:
+    aws.client("dynamodb").put_item(TableName=stack.outputs["StateTableName"], Item=item)
+
+
+def checkpoint(aws: local.StandIn, stack: local.Stack, name: str = "incremental") -> dict[str, Any]:
+    (item,) = [item for item in items(aws, stack, "checkpoint#") if item["sk"]["S"].startswith(name)]
+    return item
+
+
+def let_sweep_be_due(aws: local.StandIn, stack: local.Stack) -> None:
+    """As 6 hours later."""
+    item = checkpoint(aws, stack, "sweep")
+    for name in ("last_started_at", "last_completed_at"):
+        earlier = datetime.fromisoformat(item[name]["S"]) - timedelta(hours=6)
+        item[name]["S"] = earlier.isoformat().replace("+00:00", "Z")
+    put(aws, stack, item)
 
 
 def recent(number: int, **more: Any) -> str:
@@ -125,8 +157,8 @@ def test_what_was_delivered_is_known_to_the_table_and_not_to_the_process(
     assert start_poller(STATE_TABLE_NAME=aws.state_table("empty")).invoke({})["events_sent"] == 1
 
 
-def test_what_arrives_late_is_caught_by_the_overlap_and_an_edit_by_reconcile(
-    aws: local.StandIn, poller: local.Function, findings_queue: str
+def test_what_arrives_late_is_caught_by_the_overlap_and_an_edit_by_a_sweep(
+    aws: local.StandIn, stack: local.Stack, poller: local.Function, findings_queue: str
 ) -> None:
     subscribe(aws)
     old = finding(1)
@@ -135,12 +167,23 @@ def test_what_arrives_late_is_caught_by_the_overlap_and_an_edit_by_reconcile(
     # WHEN a finding arrives that was updated before the last poll
     aws.import_findings([recent(2)])
     assert poller.invoke({})["events_sent"] == 1
-    # WHEN an analyst reopens an old finding, which leaves UpdatedAt as it is
-    aws.import_findings([old.replace('"NEW"', '"NOTIFIED"')])
-    assert poller.invoke({})["events_sent"] == 0
+    # WHEN an analyst reopens an old finding, which leaves UpdatedAt as it is, and one older than the overlap arrives
+    aws.import_findings([old.replace('"NEW"', '"NOTIFIED"'), finding(3)])
+    report = poller.invoke({})
+    assert (report["events_sent"], report["regions"][0]["sweep"]) == (0, None)
+    # THEN the next sweep finds both
+    let_sweep_be_due(aws, stack)
+    report = poller.invoke({})
+    sweep = report["regions"][0]["sweep"]
+    assert (report["events_sent"], sweep["events_sent"], sweep["complete"]) == (2, 2, True)
+    sent = [(event["external_id"], event["workflow_status"]) for event in events(aws, findings_queue)]
+    assert sent[:2] == [("finding-0001", "NEW"), ("finding-0002", "NEW")]
+    assert sorted(sent[2:]) == [("finding-0001", "NOTIFIED"), ("finding-0003", "NEW")]
+    # AND a reconcile is a whole sweep, whenever it is asked for
+    aws.import_findings([old.replace('"NEW"', '"NOTIFIED"').replace('"LOW"', '"HIGH"')])
     report = poller.invoke({"mode": "reconcile"})
-    assert (report["complete"], report["events_sent"]) == (True, 1)
-    assert [e["workflow_status"] for e in events(aws, findings_queue)] == ["NEW", "NEW", "NOTIFIED"]
+    assert (report["complete"], report["events_sent"], report["regions"][0]["pages"]) == (True, 1, 0)
+    assert report["regions"][0]["sweep"]["complete"] is True
 
 
 def test_an_update_time_with_an_offset_or_in_the_future(
@@ -155,19 +198,20 @@ def test_an_update_time_with_an_offset_or_in_the_future(
             finding(3, UpdatedAt=hour_ahead.isoformat(timespec="milliseconds")),
         ]
     )
-    # What claims to be of the future is in no window yet, and draws no cursor there.
-    report = poller.invoke({})
-    assert (report["complete"], report["events_sent"]) == (True, 2)
-    through = datetime.fromisoformat(report["regions"][0]["updated_through"])
+    # What claims to be of the future is in no window yet, and draws no checkpoint there: the sweep finds it.
+    (region,) = poller.invoke({})["regions"]
+    assert (region["complete"], region["events_sent"], region["sweep"]["events_sent"]) == (True, 2, 1)
+    through = datetime.fromisoformat(region["updated_through"])
     assert through <= datetime.now(UTC)
-    assert poller.invoke({"mode": "reconcile"})["events_sent"] == 1
+    assert poller.invoke({"mode": "reconcile"})["events_sent"] == 0
     assert [event["external_id"] for event in events(aws, findings_queue)].count("finding-0003") == 1
 
 
 def test_what_shows_later_is_delivered_later(aws: local.StandIn, poller: local.Function) -> None:
     subscribe(aws)
-    aws.settings(arrival=2)
+    aws.settings(arrival=3)
     aws.import_findings([recent(1)])
+    # The first poll has a sweep, which is a call more.
     assert [poller.invoke({})["events_sent"] for _ in range(4)] == [0, 0, 1, 0]
 
 
@@ -206,30 +250,80 @@ def test_any_number_of_findings_of_one_update_time_drain(
     assert_delivered(aws, findings_queue, 60)
 
 
-def test_a_token_gone_stale_is_no_end(
+@pytest.mark.parametrize("token_calls", [0, 1])
+def test_tokens_gone_stale_are_no_end(
+    token_calls: int, aws: local.StandIn, start_poller: Callable[..., local.Function], findings_queue: str
+) -> None:
+    subscribe(aws)
+    aws.import_findings([finding(n) for n in range(20)])
+    aws.import_findings([finding(n, UpdatedAt="2026-11-20T00:00:00Z") for n in range(20, 40)])
+    # A page of the largest size holds all of one instant; of a smaller one it cannot, where no token can be used.
+    aws.settings(page_size=30 if token_calls == 0 else 3, token_calls=token_calls)
+    drain(start_poller(timeout=8))
+    assert_delivered(aws, findings_queue, 40)
+
+
+def test_findings_that_leave_the_query_between_pages_make_it_pass_none_over(
     aws: local.StandIn, start_poller: Callable[..., local.Function], findings_queue: str
 ) -> None:
     subscribe(aws)
-    aws.import_findings([finding(n, UpdatedAt="2026-11-20T00:00:00Z") for n in range(40)])
-    aws.settings(page_size=3)
+    texts = [finding(n) for n in range(110)]
+    aws.import_findings(texts)
+    # Tokens count what the query finds, and between two pages one of the first page is resolved: what comes after it
+    # has moved up by one.
+    resolved = [json.loads(text) | {"Workflow": {"Status": "RESOLVED"}} for text in texts[:10]]
+    aws.settings(page_size=10, tokens_count=True, changes=list(map(json.dumps, resolved)))
+    report = start_poller(SWEEP_HOURS="0").invoke({})
+    assert (report["complete"], report["events_sent"]) == (True, 110)
+    assert_delivered(aws, findings_queue, 110)
+
+
+def test_a_sweep_passes_none_over_either(aws: local.StandIn, poller: local.Function, findings_queue: str) -> None:
+    subscribe(aws)
+    texts = [finding(n) for n in range(60)]
+    aws.import_findings(texts)
+    resolved = [json.loads(text) | {"Workflow": {"Status": "RESOLVED"}} for text in texts[:5]]
+    aws.settings(page_size=10, tokens_count=True, changes=list(map(json.dumps, resolved)))
+    report = poller.invoke({"mode": "reconcile"})
+    assert (report["complete"], report["events_sent"]) == (True, 60)
+    assert_delivered(aws, findings_queue, 60)
+
+
+def test_a_document_newer_than_its_index_leaves_the_position_within_its_window(
+    aws: local.StandIn, stack: local.Stack, start_poller: Callable[..., local.Function], findings_queue: str
+) -> None:
+    subscribe(aws)
+    aws.settings(page_size=3, index_lag=100)
+    texts = [finding(n) for n in range(12)]
+    aws.import_findings(texts)
+    # The query finds them by the old time, and their documents have a later one than the window's end.
+    ahead = (datetime.now(UTC) + timedelta(minutes=10)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    aws.import_findings([finding(n, UpdatedAt=ahead) for n in (2, 5, 8, 11)])
     poller = start_poller(timeout=3)
-    assert poller.invoke({})["complete"] is False
-    # WHEN the token that was kept is not taken any more
-    aws.fail({"service": "securityhub", "operation": "GetFindings", "code": "InvalidInputException"})
-    drain(poller)
-    assert_delivered(aws, findings_queue, 40)
+    for _ in range(60):
+        report = poller.invoke({})
+        window = checkpoint(aws, stack).get("window", {}).get("M", {})
+        if "position" in window:
+            assert window["position"]["S"] <= window["end"]["S"]
+        if report["complete"]:
+            break
+    assert report["complete"]
+    assert_delivered(aws, findings_queue, 12)
+    assert start_poller().invoke({})["complete"] is True
 
 
 def test_security_hubs_rate_is_kept_to(aws: local.StandIn, poller: local.Function) -> None:
     subscribe(aws)
     aws.import_findings([finding(n) for n in range(12)])
     aws.settings(page_size=1, rate_limit=True)
-    assert poller.invoke({})["events_sent"] == 12
+    report = poller.invoke({})
+    assert (report["complete"], report["events_sent"]) == (True, 12)
     assert metrics(poller)[0]["Throttles"] == 0
-    assert operations(aws, "securityhub").count("GetFindings") == 12
+    pages = report["regions"][0]["pages"] + report["regions"][0]["sweep"]["pages"]
+    assert operations(aws, "securityhub").count("GetFindings") == pages >= 12
 
 
-def test_narrowing_filters_narrow_and_are_read_apart(
+def test_filters_have_checkpoints_of_their_own(
     aws: local.StandIn, start_poller: Callable[..., local.Function], findings_queue: str
 ) -> None:
     subscribe(aws)
@@ -248,7 +342,7 @@ def test_narrowing_filters_narrow_and_are_read_apart(
     with local.Function(
         local.binary("poller"), {**narrow.environment, "SEVERITY_LABELS": "", "PRODUCT_NAMES": ""}
     ) as wide:
-        # THEN what they had passed over is read, however old
+        # THEN what they had left out is read, however old
         assert wide.invoke({})["events_sent"] == 2
     assert [e["external_id"] for e in events(aws, findings_queue)] == ["finding-0001", "finding-0002", "finding-0003"]
 
@@ -264,47 +358,57 @@ def test_metrics_are_written_for_each_region(aws: local.StandIn, stack: local.St
     aws.import_findings([finding(1, ProcessedAt="2026-11-01T00:01:31Z"), finding(2)])
     aws.fail({"service": "securityhub", "operation": "GetFindings", "code": "TooManyRequestsException", "status": 429})
     poller.invoke({})
-    *of_regions, of_poll = metrics(poller)
-    lines = {line["Region"]: line for line in of_regions}
+    of_run = {name: value for line in metrics(poller) if "Region" not in line for name, value in line.items()}
+    lines = {line["Region"]: line for line in metrics(poller) if "Region" in line}
     assert set(lines) == {"us-east-1", "eu-west-1"}
     line = lines["us-east-1"]
-    assert (line["FindingsSeen"], line["EventsSent"], line["DuplicatesSkipped"]) == (2, 2, 0)
+    # The poll and the first sweep have seen both.
+    assert (line["FindingsSeen"], line["EventsSent"], line["DuplicatesSkipped"]) == (4, 2, 2)
     assert line["Lateness"] == 90
     assert line["OldestUndeliveredAge"] in range(60)
     assert sum(line["Throttles"] for line in lines.values()) == 1
     assert line["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "AiSOC/SecurityHub"
-    assert (of_poll["PollsSucceeded"], of_poll["FunctionName"]) == (1, stack.outputs["PollerFunctionName"])
+    assert all(line["SweepAge"] in range(60) for line in lines.values())
+    assert (of_run["PollsSucceeded"], of_run["EventsParked"]) == (1, 0)
+    assert of_run["FunctionName"] == stack.outputs["PollerFunctionName"]
 
 
 @pytest.mark.parametrize(
-    ("attribute", "value"),
+    ("name", "attribute", "value"),
     [
-        ("through", {"S": "yesterday"}),
-        ("through", {"S": "2099-01-01T00:00:00Z"}),
-        ("through", {"N": "7"}),
-        ("revision", {"S": "x"}),
-        ("open", {"S": "x"}),
+        ("incremental", "through", {"S": "yesterday"}),
+        ("incremental", "through", {"S": "2099-01-01T00:00:00Z"}),
+        ("incremental", "through", {"N": "7"}),
+        ("incremental", "window", {"S": "x"}),
+        ("incremental", "window", {"M": {"end": {"S": "x"}}}),
+        ("sweep", "last_started_at", {"S": "yesterday"}),
+        ("sweep", "pass", {"M": {}}),
     ],
 )
-def test_a_reading_edited_to_nonsense_is_an_error_and_nothing_is_passed_over(
-    attribute: str, value: dict[str, str], aws: local.StandIn, stack: local.Stack, poller: local.Function
+def test_a_checkpoint_edited_to_nonsense_is_an_error_that_names_the_item(
+    name: str, attribute: str, value: dict[str, str], aws: local.StandIn, stack: local.Stack, poller: local.Function
 ) -> None:
-    table = stack.outputs["StateTableName"]
     subscribe(aws)
     aws.import_findings([finding(1)])
     poller.invoke({})
-    dynamodb = aws.client("dynamodb")
-    item = dynamodb.get_item(TableName=table, Key={"pk": {"S": "reading#incremental#us-east-1"}})["Item"]
-    dynamodb.put_item(TableName=table, Item={**item, attribute: value})
+    item = checkpoint(aws, stack, name)
+    put(aws, stack, {**item, attribute: value})
     aws.import_findings([recent(2)])
     with pytest.raises(local.FunctionError) as failure:
         poller.invoke({})
     assert "us-east-1 (invalid_request)" in failure.value.message
-    assert attribute in poller.log()
-    assert "reading#incremental#us-east-1" in poller.log()
+    (line,) = [line for line in poller.log().splitlines() if '"poll failed"' in line]
+    assert item["pk"]["S"] in line and item["sk"]["S"] in line and "UnreadableItem" in line
     # WHEN it is deleted, as the remedy says
-    dynamodb.delete_item(TableName=table, Key={"pk": {"S": "reading#incremental#us-east-1"}})
-    assert poller.invoke({})["events_sent"] == 1
+    aws.client("dynamodb").delete_item(
+        TableName=stack.outputs["StateTableName"], Key={key: item[key] for key in ("pk", "sk")}
+    )
+    # THEN nothing was passed over, and nothing comes twice.
+    poller.invoke({})
+    assert [event["external_id"] for event in events(aws, stack.outputs["FindingsQueueUrl"])] == [
+        "finding-0001",
+        "finding-0002",
+    ]
 
 
 def test_a_table_that_is_missing_or_has_another_key(
@@ -319,12 +423,11 @@ def test_a_table_that_is_missing_or_has_another_key(
     )
     poller = start_poller(STATE_TABLE_NAME="other-key")
     for name in ("other-key", "missing"):
-        with (
-            local.Function(local.binary("poller"), {**poller.environment, "STATE_TABLE_NAME": name}) as function,
-            pytest.raises(local.FunctionError) as failure,
-        ):
-            function.invoke({})
-        assert "us-east-1 (invalid_request)" in failure.value.message
+        with local.Function(local.binary("poller"), {**poller.environment, "STATE_TABLE_NAME": name}) as function:
+            with pytest.raises(local.FunctionError) as failure:
+                function.invoke({})
+            assert "us-east-1 (invalid_request)" in failure.value.message
+            assert "check that STATE_TABLE_NAME names a table" in function.log()
 
 
 def test_message_attributes_say_what_a_filter_needs(
@@ -344,12 +447,12 @@ def test_message_attributes_say_what_a_filter_needs(
     }
 
 
-def test_an_empty_hub_is_a_complete_poll(aws: local.StandIn, poller: local.Function) -> None:
+def test_an_empty_hub_is_a_complete_poll(aws: local.StandIn, stack: local.Stack, poller: local.Function) -> None:
     subscribe(aws)
     report = poller.invoke({})
     assert (report["complete"], report["events_sent"], report["regions"][0]["pages"]) == (True, 0, 1)
     assert operations(aws, "sqs") == []
-    assert "BatchGetItem" not in operations(aws, "dynamodb")
+    assert {"lease", "checkpoint"} >= {item["pk"]["S"].partition("#")[0] for item in items(aws, stack)}
 
 
 @pytest.mark.parametrize(
@@ -415,6 +518,7 @@ def test_a_connection_test_asks_every_region_and_sends_nothing(
             "region": "eu-north-1",
             "code": "AccessDeniedException",
             "status": 403,
+            "times": 9,
         }
     )
     answer = poller.invoke(local.event("poll-test-connection"))
@@ -437,7 +541,7 @@ def test_a_region_that_fails_stops_no_other_and_fails_the_invocation(
     assert failure.value.type == "PollFailed"
     assert failure.value.message == "1 of 3 regions failed: eu-west-1 (not_subscribed); the log has the report"
     assert sorted(event["aws_region"] for event in events(aws, findings_queue)) == ["eu-north-1", "us-east-1"]
-    assert "enable Security Hub in eu-west-1" in poller.log()
+    assert "enable Security Hub CSPM in eu-west-1" in poller.log()
 
 
 def test_a_passing_fault_is_retried(aws: local.StandIn, poller: local.Function, findings_queue: str) -> None:

@@ -84,7 +84,8 @@ class Connector:
         self.queues = aws.client("sqs", credentials=aws.assume(stack.outputs["ContainmentRoleArn"]))
 
     def poll(self) -> None:
-        assert self.poller.invoke({"mode": "incremental"})["complete"] is True
+        for event in ({"mode": "incremental"}, json.loads(local.event("poll-backfill"))):
+            assert self.poller.invoke(event)["complete"] is True
 
     def order(self, **members: Any) -> dict[str, Any]:
         """An order through the queues, sent as playbooks send and received as Lambda receives: with their roles."""
@@ -293,7 +294,7 @@ def test_each_right_is_on_what_it_is_for_and_on_nothing_else(aws: local.StandIn,
     expected: dict[str, dict[str, tuple[Any, Any]]] = {
         "PollerRole": {
             "ReadFindings": ("*", {"StringEquals": {"aws:RequestedRegion": "us-east-1"}}),
-            "RememberDeliveries": (table, None),
+            "KeepState": (table, None),
             "SendEvents": (of_queue("FindingsQueue"), None),
             "WriteLogs": (of_log("PollerLogs"), None),
             "WriteTraces": everywhere,

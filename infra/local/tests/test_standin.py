@@ -7,10 +7,12 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
+import boto3
 import pytest
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError
 
 import local
 from conftest import OTHER_ACCOUNT, block_list, ingress
@@ -499,6 +501,111 @@ class TestTransactions:
         assert len(self.names(dynamodb, table)) == 2 - answers.index("written") % 2
 
 
+class TestFindings:
+    """Page tokens, and an index older than its documents."""
+
+    QUERY: ClassVar[dict[str, Any]] = {
+        "Filters": {"WorkflowStatus": [{"Value": "NEW", "Comparison": "EQUALS"}]},
+        "SortCriteria": [{"Field": "UpdatedAt", "SortOrder": "asc"}],
+        "MaxResults": 2,
+    }
+
+    @staticmethod
+    def finding(number: int, **more: Any) -> str:
+        return json.dumps({"Id": str(number), "UpdatedAt": f"2026-11-01T00:00:{number:02}Z", **more})
+
+    @pytest.fixture
+    def hub(self, aws: local.StandIn) -> Any:
+        hub = aws.client("securityhub")
+        hub.enable_security_hub()
+        aws.import_findings([self.finding(n) for n in range(6)])
+        return hub
+
+    @staticmethod
+    def ids(page: dict[str, Any]) -> list[str]:
+        return [finding["Id"] for finding in page["Findings"]]
+
+    def pages(self, hub: Any) -> list[list[str]]:
+        pages = [hub.get_findings(**self.QUERY)]
+        while token := pages[-1].get("NextToken"):
+            pages.append(hub.get_findings(**self.QUERY, NextToken=token))
+        return [self.ids(page) for page in pages]
+
+    def test_a_token_may_hold_what_it_was_given_for(self, aws: local.StandIn, hub: Any) -> None:
+        aws.settings(changes=[self.finding(0, Workflow={"Status": "RESOLVED"})])
+        assert self.pages(hub) == [["0", "1"], ["2", "3"], ["4", "5"]]
+
+    def test_a_token_may_count(self, aws: local.StandIn, hub: Any) -> None:
+        aws.settings(tokens_count=True, changes=[self.finding(0, Workflow={"Status": "RESOLVED"})])
+        assert self.pages(hub) == [["0", "1"], ["3", "4"], ["5"]]
+
+    def test_a_token_may_go_stale(self, aws: local.StandIn, hub: Any) -> None:
+        aws.settings(token_calls=1)
+        assert len(self.pages(hub)) == 3
+        token = hub.get_findings(**self.QUERY)["NextToken"]
+        hub.get_findings(**self.QUERY)
+        assert refusal(hub.get_findings, **self.QUERY, NextToken=token) == ("InvalidInputException", 400)
+
+    def test_an_index_may_be_older_than_its_documents(self, aws: local.StandIn, hub: Any) -> None:
+        aws.settings(index_lag=1)
+        aws.import_findings([self.finding(0, UpdatedAt="2026-11-02T00:00:00Z", Workflow={"Status": "RESOLVED"})])
+        page = hub.get_findings(**self.QUERY)
+        assert self.ids(page) == ["0", "1"]
+        assert page["Findings"][0]["Workflow"]["Status"] == "RESOLVED"
+        assert self.ids(hub.get_findings(**self.QUERY)) == ["1", "2"]
+
+
+class TestRequestUnits:
+    @pytest.fixture
+    def dynamodb(self, aws: local.StandIn) -> Any:
+        aws.state_table()
+        return aws.client("dynamodb")
+
+    @staticmethod
+    def item(sk: str, size: int) -> dict[str, Any]:
+        """An item of so many bytes."""
+        names = len("pk" + "a" + "sk" + sk + "content")
+        return {"pk": {"S": "a"}, "sk": {"S": sk}, "content": {"B": b"x" * (size - names)}}
+
+    def test_a_write_takes_a_unit_a_kilobyte_of_the_larger_item(self, aws: local.StandIn, dynamodb: Any) -> None:
+        written = []
+        for size in (1024, 1025, 100, 3000):
+            dynamodb.put_item(TableName="state", Item=self.item("1", size))
+            written.append(aws.units("state")["write"])
+        assert written == [1, 3, 5, 8]
+        dynamodb.delete_item(TableName="state", Key={"pk": {"S": "a"}, "sk": {"S": "1"}})
+        dynamodb.delete_item(TableName="state", Key={"pk": {"S": "a"}, "sk": {"S": "1"}})
+        assert aws.units("state") == {"read": 0, "write": 12}
+
+    def test_a_write_whose_condition_is_not_met_is_charged_too(self, aws: local.StandIn, dynamodb: Any) -> None:
+        dynamodb.put_item(TableName="state", Item=self.item("1", 2000))
+        put = {"TableName": "state", "Item": self.item("1", 10), "ConditionExpression": "attribute_not_exists(pk)"}
+        assert refusal(dynamodb.put_item, **put)[0] == "ConditionalCheckFailedException"
+        assert aws.units("state")["write"] == 4
+
+    def test_a_query_reads_all_its_items_as_one(self, aws: local.StandIn, dynamodb: Any) -> None:
+        for sk in ("1", "2", "3"):
+            dynamodb.put_item(TableName="state", Item=self.item(sk, 2000))
+        query = {
+            "TableName": "state",
+            "KeyConditionExpression": "pk = :pk AND sk >= :from",
+            "ExpressionAttributeValues": {":pk": {"S": "a"}, ":from": {"S": "1"}},
+        }
+        read = []
+        for consistent, start in ((True, "1"), (True, "2"), (True, "4"), (False, "1")):
+            query["ExpressionAttributeValues"][":from"]["S"] = start
+            dynamodb.query(**query, ConsistentRead=consistent)
+            read.append(aws.units("state")["read"])
+        assert read == [2, 3, 4, 5]
+        dynamodb.get_item(TableName="state", Key={"pk": {"S": "a"}, "sk": {"S": "9"}}, ConsistentRead=True)
+        assert aws.units("state")["read"] == 6
+
+    def test_what_is_not_known_cannot_be_summed_up(self, aws: local.StandIn, dynamodb: Any) -> None:
+        dynamodb.scan(TableName="state", ProjectionExpression="pk")
+        with pytest.raises(TypeError):
+            aws.units("state")
+
+
 class TestQueues:
     def test_the_visibility_of_a_message_in_a_fifo_queue(self, aws: local.StandIn) -> None:
         sqs = aws.client("sqs")
@@ -865,6 +972,34 @@ class TestScheduler:
 
 
 class TestFront:
+    def test_a_queue_can_refuse_some_entries_for_good(self, aws: local.StandIn) -> None:
+        sqs = aws.client("sqs")
+        url = sqs.create_queue(QueueName="some")["QueueUrl"]
+        aws.fail({"operation": "SendMessageBatch", "effect": "refuse", "text": "bad", "code": "NoWay", "times": 2})
+        entries = [{"Id": str(n), "MessageBody": body} for n, body in enumerate(("good", "bad", "also good"))]
+        answer = sqs.send_message_batch(QueueUrl=url, Entries=entries)
+        assert [sent["Id"] for sent in answer["Successful"]] == ["0", "2"]
+        assert [(f["Id"], f["Code"], f["SenderFault"]) for f in answer["Failed"]] == [("1", "NoWay", True)]
+        answer = sqs.send_message_batch(QueueUrl=url, Entries=[entries[1]])
+        assert (answer.get("Successful", []), len(answer["Failed"])) == ([], 1)
+        assert [message["Body"] for message in local.drain(sqs, url)] == ["good", "also good"]
+
+    def test_a_connection_that_is_forgotten_is_silent(self, aws: local.StandIn) -> None:
+        sqs = boto3.client(
+            "sqs",
+            region_name=local.REGION,
+            endpoint_url=aws.url,
+            aws_access_key_id="standin",
+            aws_secret_access_key="standin",
+            config=Config(retries={"total_max_attempts": 1}, read_timeout=1),
+        )
+        sqs.list_queues()
+        aws.forget_connections()
+        with pytest.raises(ReadTimeoutError):
+            sqs.list_queues()
+        # A new one is not.
+        sqs.list_queues()
+
     def test_settings_are_set_all_at_once_or_not_at_all(self, aws: local.StandIn, ec2: Any, acl: str) -> None:
         aws.settings(page_size=3, acl_entries=2, latency_ms=1)
         with pytest.raises(urllib.error.HTTPError) as error:

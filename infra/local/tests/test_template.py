@@ -96,7 +96,7 @@ def test_every_change_of_a_network_is_narrowed(stack: dict[str, Any], target_rol
 
 def test_every_setting_is_set(stack: dict[str, Any]) -> None:
     for function, crate, by_hand in [
-        ("Poller", "poller", {"AWS_REGION"}),
+        ("Poller", "poller", {"AWS_REGION", "PUSH_SETTLE_SECONDS"}),
         ("Containment", "containment", {"AWS_REGION", "CONTAINMENT_TAG"}),
     ]:
         read = set(

@@ -1,18 +1,18 @@
 //! The floor: the least program that makes the poller's transfers with the same SDK. It fetches the pages, at the same
 //! rate, and sends as many messages of as many bytes in as many batches; it reads nothing but the next page's token,
-//! knows nothing of what was delivered, and keeps no place.
+//! knows nothing of what was delivered, and keeps no checkpoint.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
+use aws_support::credentials::StaticKey;
 use aws_support::{Deadline, sdk};
 use aws_text::Region;
 use jiff::Timestamp;
 use lambda_runtime::{LambdaEvent, run, service_fn};
-use poller::query::{Narrowing, Query, Range};
-use poller::security_hub::{FindingSource, SecurityHub};
+use poller::security_hub::{Filters, FindingSource, Query, Range, SecurityHub};
 use serde_json::{Value, json};
 
 const MESSAGES: usize = 100;
@@ -40,7 +40,7 @@ async fn main() -> anyhow::Result<()> {
     let aws = sdk::load().await;
     let region: Region = env("AWS_REGION")?.parse()?;
     let floor = Floor {
-        hub: SecurityHub::new(&aws, std::slice::from_ref(&region)).context("no HTTP client")?,
+        hub: SecurityHub::new(&aws, StaticKey::default(), std::slice::from_ref(&region)).context("no HTTP client")?,
         sqs: Client::new(&aws),
         region,
         queue_url: env("FINDINGS_QUEUE_URL")?,
@@ -61,7 +61,7 @@ impl Floor {
             start: Timestamp::UNIX_EPOCH,
             end: Timestamp::now(),
         };
-        let query = Query::pages(Narrowing::default(), Some(everything));
+        let query = Query::pages(Filters::default(), Some(everything));
         let mut token: Option<String> = None;
         let mut sent = 0;
         loop {

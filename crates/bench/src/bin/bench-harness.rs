@@ -149,6 +149,8 @@ fn measure(options: &Options) -> Result<Value> {
             ("RESULTS_QUEUE_URL", &format!("{url}/123456789012/results")),
             ("STATE_TABLE_NAME", "state"),
             ("INITIAL_LOOKBACK_SECONDS", "0"),
+            // No other contender sweeps.
+            ("SWEEP_HOURS", "0"),
         ])
         .envs(&options.env)
         .stdin(Stdio::null())

@@ -5,8 +5,10 @@ use aws_sdk_sqs::error::BuildError;
 use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
 use aws_support::{AwsError, Deadline, ErrorKind, call};
 
-use crate::deliver::{EntryOutcome, EventSink, Message};
-use crate::report::SEND_MESSAGE;
+use super::batch::{EntryOutcome, EventSink, Message};
+
+/// The IAM action of `SendMessageBatch`.
+pub const SEND_MESSAGE: &str = "sqs:SendMessage";
 
 /// The findings queue in SQS.
 #[derive(Clone, Debug)]
@@ -105,9 +107,9 @@ mod tests {
         SqsQueue::new(Client::from_conf(config), "https://sqs/1/q".to_owned())
     }
 
-    fn message(id: &str) -> Message {
+    fn message(number: u8) -> Message {
         Message {
-            event_id: id.to_owned(),
+            event_id: asff::EventId::new([number; 32]),
             finding_id: None,
             body: "{}".to_owned(),
             attributes: vec![("severity", "high".to_owned())],
@@ -144,7 +146,7 @@ mod tests {
                     .build()
                     .unwrap()
             });
-        let list = [message("a"), message("b"), message("c")];
+        let list = [1, 2, 3].map(message);
         let batch: Vec<_> = list.iter().collect();
         let outcomes = queue(&rule)
             .send(&batch, &Deadline::after(Duration::from_secs(9)))

@@ -6,20 +6,21 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use asff::EventId;
 use tokio::sync::watch;
 
 /// Event ids that some region of the run is about to send.
 #[derive(Debug, Default)]
 pub struct InFlight {
-    ids: Mutex<HashSet<String>>,
+    ids: Mutex<HashSet<EventId>>,
     released: watch::Sender<()>,
 }
 
 impl InFlight {
     /// Those of `ids` that no other region has claimed, for this one; until the claim is dropped.
-    pub fn claim<'i>(&self, ids: impl Iterator<Item = &'i String>) -> Claim<'_> {
+    pub fn claim(&self, ids: impl Iterator<Item = EventId>) -> Claim<'_> {
         let mut claimed = self.lock();
-        let ids = ids.filter(|id| claimed.insert((*id).clone())).cloned().collect();
+        let ids = ids.filter(|id| claimed.insert(*id)).collect();
         Claim { of: self, ids }
     }
 
@@ -29,7 +30,7 @@ impl InFlight {
         self.released.subscribe()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashSet<String>> {
+    fn lock(&self) -> MutexGuard<'_, HashSet<EventId>> {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -38,19 +39,23 @@ impl InFlight {
 #[derive(Debug)]
 pub struct Claim<'f> {
     of: &'f InFlight,
-    ids: HashSet<String>,
+    ids: HashSet<EventId>,
 }
 
 impl Claim<'_> {
     /// The ids.
     #[must_use]
-    pub fn ids(&self) -> &HashSet<String> {
+    pub fn ids(&self) -> &HashSet<EventId> {
         &self.ids
     }
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
+        // Whoever waits is told only of what there is: empty claims would wake each other for ever.
+        if self.ids.is_empty() {
+            return;
+        }
         let mut claimed = self.of.lock();
         for id in &self.ids {
             claimed.remove(id);
@@ -64,23 +69,30 @@ impl Drop for Claim<'_> {
 mod tests {
     use super::*;
 
+    fn id(number: u8) -> EventId {
+        EventId::new([number; 32])
+    }
+
     #[tokio::test]
     async fn an_id_is_one_regions_until_its_claim_is_dropped() {
         let in_flight = InFlight::default();
-        let ids = ["a", "b", "c"].map(str::to_owned);
-        let first = in_flight.claim(ids[..2].iter());
+        let ids = [1, 2, 3].map(id);
         let sorted = |claim: &Claim<'_>| {
-            let mut ids: Vec<String> = claim.ids().iter().cloned().collect();
+            let mut ids: Vec<EventId> = claim.ids().iter().copied().collect();
             ids.sort();
             ids
         };
-        assert_eq!(sorted(&first), ["a", "b"]);
+        let first = in_flight.claim(ids[..2].iter().copied());
+        assert_eq!(sorted(&first), [id(1), id(2)]);
         let mut released = in_flight.watch();
-        let second = in_flight.claim(ids.iter());
-        assert_eq!(sorted(&second), ["c"]);
+        let second = in_flight.claim(ids.into_iter());
+        assert_eq!(sorted(&second), [id(3)]);
+        assert!(!released.has_changed().unwrap());
+        // A claim of nothing wakes nobody.
+        drop(in_flight.claim(ids.into_iter()));
         assert!(!released.has_changed().unwrap());
         drop(first);
         released.changed().await.unwrap();
-        assert_eq!(sorted(&in_flight.claim(ids.iter())), ["a", "b"]);
+        assert_eq!(sorted(&in_flight.claim(ids.into_iter())), [id(1), id(2)]);
     }
 }

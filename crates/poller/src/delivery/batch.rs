@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use asff::EventId;
 use aws_support::{AwsError, Deadline, ErrorKind};
 use futures::stream::{self, StreamExt};
 
-use crate::report::SEND_MESSAGE;
+use super::sqs::SEND_MESSAGE;
 
 /// The most entries `SendMessageBatch` takes (SQS API reference).
 pub const MAX_BATCH_ENTRIES: usize = 10;
@@ -13,7 +14,7 @@ pub const MAX_BATCH_ENTRIES: usize = 10;
 /// Developer Guide, "Amazon SQS message quotas").
 pub const MAX_BATCH_BYTES: usize = 1024 * 1024;
 /// Batches on their way at once.
-const CONCURRENT_BATCHES: usize = 4;
+pub(super) const CONCURRENT_BATCHES: usize = 4;
 /// How often an entry is offered that SQS, by its own fault, did not take.
 const MAX_ROUNDS: u32 = 4;
 /// Wait before the second round; it doubles with each further one.
@@ -23,7 +24,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// The event's id, by which the message is named in reports
-    pub event_id: String,
+    pub event_id: EventId,
     /// The finding's `Id`, for the log
     pub finding_id: Option<String>,
     /// The message body
@@ -78,20 +79,22 @@ pub trait EventSink {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     /// The event it carries
-    pub event_id: String,
+    pub event_id: EventId,
     /// The finding's `Id`
     pub finding_id: Option<String>,
     /// SQS's error code
     pub code: String,
     /// What SQS said
     pub message: String,
+    /// The event is at fault: it will be refused again
+    pub is_for_good: bool,
 }
 
 /// What became of a list of messages.
 #[derive(Debug, Default)]
 pub struct Delivery {
     /// Event ids that SQS confirmed
-    pub confirmed: Vec<String>,
+    pub confirmed: Vec<EventId>,
     /// Messages SQS did not take, though it took others
     pub refused: Vec<Refused>,
     /// Why sending was given up, if it was. What is neither confirmed nor refused was not delivered
@@ -99,15 +102,17 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    fn absorb(&mut self, other: Self) {
+    /// Adds what became of other messages.
+    pub fn absorb(&mut self, other: Self) {
         self.confirmed.extend(other.confirmed);
         self.refused.extend(other.refused);
         self.error = self.error.take().or(other.error);
     }
 
-    fn refuse(&mut self, message: &Message, code: &str, reason: &str) {
+    fn refuse(&mut self, message: &Message, code: &str, reason: &str, is_for_good: bool) {
         self.refused.push(Refused {
-            event_id: message.event_id.clone(),
+            is_for_good,
+            event_id: message.event_id,
             finding_id: message.finding_id.clone(),
             code: code.to_owned(),
             message: reason.to_owned(),
@@ -141,7 +146,7 @@ pub async fn deliver<S: EventSink>(sink: &S, messages: &[Message], deadline: &De
     let mut delivery = Delivery::default();
     for message in messages.iter().filter(|m| m.size() > MAX_BATCH_BYTES) {
         let reason = format!("{} bytes, of {MAX_BATCH_BYTES} at most", message.size());
-        delivery.refuse(message, "MessageTooLong", &reason);
+        delivery.refuse(message, "MessageTooLong", &reason, true);
     }
     let mut batches = stream::iter(pack(messages))
         .map(|batch| deliver_batch(sink, batch, deadline))
@@ -158,8 +163,15 @@ async fn deliver_batch<S: EventSink>(sink: &S, batch: Vec<&Message>, deadline: &
             error: Some(error),
             confirmed,
             ..
-        } if error.kind == ErrorKind::Rejected && confirmed.is_empty() && batch.len() > 1 => {
-            deliver_one_by_one(sink, &batch, error, deadline).await
+        } if error.kind == ErrorKind::Rejected && confirmed.is_empty() => {
+            if batch.len() > 1 || is_about_the_message(&error) {
+                deliver_one_by_one(sink, &batch, error, deadline).await
+            } else {
+                Delivery {
+                    error: Some(error),
+                    ..Delivery::default()
+                }
+            }
         }
         delivery => delivery,
     }
@@ -180,13 +192,15 @@ async fn deliver_entries<S: EventSink>(sink: &S, mut pending: Vec<&Message>, dea
         let mut again = Vec::new();
         for (message, outcome) in pending.iter().zip(outcomes) {
             match outcome {
-                EntryOutcome::Confirmed => delivery.confirmed.push(message.event_id.clone()),
+                EntryOutcome::Confirmed => delivery.confirmed.push(message.event_id),
                 EntryOutcome::Failed {
                     sender_fault: false, ..
                 } if round < MAX_ROUNDS => again.push(*message),
                 EntryOutcome::Failed {
-                    code, message: reason, ..
-                } => delivery.refuse(message, &code, &reason),
+                    code,
+                    message: reason,
+                    sender_fault,
+                } => delivery.refuse(message, &code, &reason, sender_fault),
             }
         }
         if again.is_empty() {
@@ -202,8 +216,15 @@ async fn deliver_entries<S: EventSink>(sink: &S, mut pending: Vec<&Message>, dea
     delivery
 }
 
-/// For a batch that SQS refused as a whole with `refusal`. Where each entry is refused by itself too, it is not the
-/// entries: the refusal is then that of the queue.
+/// SQS says that a message is at fault, not the queue (`SendMessageBatch` in the SQS API reference).
+fn is_about_the_message(error: &AwsError) -> bool {
+    ["InvalidMessageContents", "BatchRequestTooLong"]
+        .iter()
+        .any(|code| error.has_code(code))
+}
+
+/// For a batch that SQS refused as a whole with `refusal`. Where each entry is refused by itself too, for no reason of its
+/// own, it is not the entries: the refusal is then that of the queue.
 async fn deliver_one_by_one<S: EventSink>(
     sink: &S,
     batch: &[&Message],
@@ -215,7 +236,8 @@ async fn deliver_one_by_one<S: EventSink>(
         let mut one = deliver_entries(sink, vec![message], deadline).await;
         match one.error.take() {
             Some(error) if error.kind == ErrorKind::Rejected => {
-                delivery.refuse(message, error.code.as_deref().unwrap_or("Rejected"), &error.message);
+                let code = error.code.as_deref().unwrap_or("Rejected");
+                delivery.refuse(message, code, &error.message, is_about_the_message(&error));
             }
             Some(error) => {
                 delivery.absorb(one);
@@ -225,7 +247,7 @@ async fn deliver_one_by_one<S: EventSink>(
             None => delivery.absorb(one),
         }
     }
-    if delivery.refused.len() == batch.len() {
+    if delivery.refused.len() == batch.len() && !delivery.refused.iter().any(|refused| refused.is_for_good) {
         return Delivery {
             error: Some(refusal),
             ..Delivery::default()
@@ -243,9 +265,19 @@ mod tests {
 
     use super::*;
 
-    fn message(id: usize, size: usize) -> Message {
+    fn id(number: usize) -> EventId {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        EventId::new(bytes)
+    }
+
+    fn number(id: EventId) -> usize {
+        (0..1000).find(|number| super::tests::id(*number) == id).unwrap()
+    }
+
+    fn message(number: usize, size: usize) -> Message {
         Message {
-            event_id: id.to_string(),
+            event_id: id(number),
             finding_id: None,
             body: "x".repeat(size),
             attributes: vec![],
@@ -256,11 +288,10 @@ mod tests {
         (0..count).map(|id| message(id, 10)).collect()
     }
 
-    fn error(kind: ErrorKind) -> AwsError {
+    fn error(kind: ErrorKind, code: &str) -> AwsError {
         AwsError {
-            kind,
-            code: Some("Code".to_owned()),
-            ..AwsError::out_of_time(SEND_MESSAGE)
+            code: Some(code.to_owned()),
+            ..AwsError::new(SEND_MESSAGE, kind, "no".to_owned())
         }
     }
 
@@ -275,24 +306,26 @@ mod tests {
     /// A queue that does with an entry what the table says for its id, each time it is offered; confirmed otherwise.
     #[derive(Default)]
     struct Queue {
-        outcomes: HashMap<String, EntryOutcome>,
-        poison: Option<String>,
+        outcomes: HashMap<usize, EntryOutcome>,
+        poison: Option<(usize, &'static str)>,
         down: Option<ErrorKind>,
-        failures_left: RefCell<HashMap<String, u32>>,
-        batches: RefCell<Vec<Vec<String>>>,
+        failures_left: RefCell<HashMap<usize, u32>>,
+        batches: RefCell<Vec<Vec<usize>>>,
     }
 
     impl EventSink for Queue {
         async fn send(&self, batch: &[&Message], _: &Deadline) -> Result<Vec<EntryOutcome>, AwsError> {
-            let ids: Vec<String> = batch.iter().map(|m| m.event_id.clone()).collect();
+            let ids: Vec<usize> = batch.iter().map(|m| number(m.event_id)).collect();
             self.batches.borrow_mut().push(ids.clone());
             if let Some(kind) = self.down {
-                return Err(error(kind));
+                return Err(error(kind, "Code"));
             }
-            if ids.iter().any(|id| self.poison.as_ref() == Some(id)) {
-                return Err(error(ErrorKind::Rejected));
+            if let Some((poison, code)) = self.poison
+                && ids.contains(&poison)
+            {
+                return Err(error(ErrorKind::Rejected, code));
             }
-            let outcome = |id: &String| {
+            let outcome = |id: &usize| {
                 if let Some(left) = self.failures_left.borrow_mut().get_mut(id)
                     && *left > 0
                 {
@@ -307,7 +340,7 @@ mod tests {
 
     async fn run(queue: &Queue, messages: &[Message]) -> Delivery {
         let mut delivery = deliver(queue, messages, &Deadline::after(Duration::from_mins(1))).await;
-        delivery.confirmed.sort_by_key(|id| id.parse::<usize>().unwrap());
+        delivery.confirmed.sort();
         delivery
     }
 
@@ -330,44 +363,52 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_the_failed_entries_are_sent_again() {
         let queue = Queue {
-            failures_left: RefCell::new(HashMap::from([("1".into(), 1), ("3".into(), 2)])),
+            failures_left: RefCell::new(HashMap::from([(1, 1), (3, 2)])),
             ..Queue::default()
         };
         let delivery = run(&queue, &messages(5)).await;
-        assert_eq!(delivery.confirmed, ["0", "1", "2", "3", "4"]);
+        assert_eq!(delivery.confirmed, [0, 1, 2, 3, 4].map(id));
         assert!(delivery.refused.is_empty());
-        assert_eq!(
-            *queue.batches.borrow(),
-            [vec!["0", "1", "2", "3", "4"], vec!["1", "3"], vec!["3"]]
-        );
+        assert_eq!(*queue.batches.borrow(), [vec![0, 1, 2, 3, 4], vec![1, 3], vec![3]]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_entry_that_keeps_failing_is_reported_and_holds_back_no_other() {
         let queue = Queue {
-            outcomes: HashMap::from([("1".into(), failed(false)), ("2".into(), failed(true))]),
+            outcomes: HashMap::from([(1, failed(false)), (2, failed(true))]),
             ..Queue::default()
         };
         let delivery = run(&queue, &messages(4)).await;
-        assert_eq!(delivery.confirmed, ["0", "3"]);
-        let refused: Vec<_> = delivery.refused.iter().map(|r| r.event_id.as_str()).collect();
-        assert_eq!(refused, ["2", "1"]);
+        assert_eq!(delivery.confirmed, [0, 3].map(id));
+        let refused: Vec<_> = delivery.refused.iter().map(|r| (r.event_id, r.is_for_good)).collect();
+        assert_eq!(refused, [(id(2), true), (id(1), false)]);
         // The entry at fault itself is not offered again.
         assert_eq!(queue.batches.borrow().len(), MAX_ROUNDS as usize);
-        assert_eq!(queue.batches.borrow()[1], ["1"]);
+        assert_eq!(queue.batches.borrow()[1], [1]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_message_for_which_sqs_refuses_the_batch_costs_no_other() {
         let queue = Queue {
-            poison: Some("7".to_owned()),
+            poison: Some((7, "Code")),
             ..Queue::default()
         };
         let delivery = run(&queue, &messages(12)).await;
         assert_eq!(delivery.confirmed.len(), 11);
         assert_eq!(delivery.refused.len(), 1);
-        assert_eq!(delivery.refused[0].event_id, "7");
+        assert_eq!(delivery.refused[0].event_id, id(7));
+        assert!(!delivery.refused[0].is_for_good);
         assert!(delivery.error.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_is_at_fault_by_itself_is_refused_for_good_also_where_it_is_alone() {
+        let queue = Queue {
+            poison: Some((0, "InvalidMessageContents")),
+            ..Queue::default()
+        };
+        let delivery = run(&queue, &messages(1)).await;
+        assert!(delivery.error.is_none() && delivery.refused[0].is_for_good);
     }
 
     #[tokio::test(start_paused = true)]
@@ -377,9 +418,11 @@ mod tests {
                 down: Some(kind),
                 ..Queue::default()
             };
-            let delivery = run(&queue, &messages(3)).await;
-            assert_eq!(delivery.error.map(|e| e.kind), Some(kind));
-            assert!(delivery.confirmed.is_empty() && delivery.refused.is_empty());
+            for count in [1, 3] {
+                let delivery = run(&queue, &messages(count)).await;
+                assert_eq!(delivery.error.map(|e| e.kind), Some(kind));
+                assert!(delivery.confirmed.is_empty() && delivery.refused.is_empty());
+            }
         }
     }
 
@@ -388,14 +431,15 @@ mod tests {
         let queue = Queue::default();
         let list = [message(0, 5), message(1, MAX_BATCH_BYTES + 1), message(2, 5)];
         let delivery = run(&queue, &list).await;
-        assert_eq!(delivery.confirmed, ["0", "2"]);
+        assert_eq!(delivery.confirmed, [0, 2].map(id));
         assert_eq!(delivery.refused[0].code, "MessageTooLong");
+        assert!(delivery.refused[0].is_for_good);
     }
 
     #[test]
     fn attributes_count() {
         let message = Message {
-            event_id: String::new(),
+            event_id: id(0),
             finding_id: None,
             body: "12345".to_owned(),
             attributes: vec![("source", "x".to_owned())],
