@@ -144,10 +144,18 @@ where
             Mode::Reconcile => Polled::default(),
         }))
         .await;
+        // A reconcile that ran out of time goes on where it has to, and begins nowhere again.
+        let mut goes_on = vec![false; runs.len()];
+        if mode == Mode::Reconcile {
+            goes_on = join_all(runs.iter_mut().map(RegionRun::is_reconciling)).await;
+        }
+        let is_continued = goes_on.contains(&true);
         // The sweep has what time is left when all regions are polled.
         let every = self.config.sweep_every;
-        let swept = join_all(runs.iter_mut().zip(&polled).map(async |(run, polled)| match mode {
+        let each = runs.iter_mut().zip(&polled).zip(goes_on);
+        let swept = join_all(each.map(async |((run, polled), goes_on)| match mode {
             Mode::Incremental if polled.error.is_none() => run.sweep(every).await,
+            Mode::Reconcile if is_continued && !goes_on => run.reconciled().await,
             Mode::Reconcile => run.reconcile().await,
             Mode::Incremental | Mode::Backfill(_) => Swept::default(),
         }))

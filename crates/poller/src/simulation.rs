@@ -121,8 +121,8 @@ struct World {
     /// A token was used for an instant of which a finding had left meanwhile: it may be passed over
     is_disturbed: Cell<bool>,
     has_changed: Cell<bool>,
-    /// Pages that the run has time for
-    pages_left: Cell<Option<u32>>,
+    /// Pages that the run has time for in each region
+    pages_left: RefCell<Vec<u32>>,
     table: MemoryTable,
     /// Events that SQS refuses, by the finding: 0 none, 1 for good, 2 by its own fault
     refuses: Cell<u32>,
@@ -174,7 +174,7 @@ impl World {
             is_busy: Cell::new(random.one_in(2)),
             is_disturbed: Cell::new(false),
             has_changed: Cell::new(false),
-            pages_left: Cell::new(None),
+            pages_left: RefCell::default(),
             table: MemoryTable::default(),
             refuses: Cell::new(0),
             has_refused: Cell::new(false),
@@ -568,11 +568,12 @@ impl FindingSource for Handle {
         _: &Deadline,
     ) -> Result<String, AwsError> {
         let world = &self.0;
-        if let Some(left) = world.pages_left.get() {
-            if left == 0 {
+        let number = world.regions.iter().position(|known| known == region).unwrap();
+        if let Some(left) = world.pages_left.borrow_mut().get_mut(number) {
+            if *left == 0 {
                 return Err(AwsError::out_of_time(GET_FINDINGS));
             }
-            world.pages_left.set(Some(left - 1));
+            *left -= 1;
         }
         world
             .call(GET_FINDINGS, async || world.page_of(region, query, token))
@@ -856,19 +857,23 @@ impl Simulation {
             .borrow()
             .keys()
             .any(|key| key.contains("backfill"));
+        let keeps = |name: &str| {
+            world
+                .table
+                .checkpoints
+                .borrow()
+                .values()
+                .any(|text| text.contains(name))
+        };
         // What could not be delivered before is read again.
-        let had_failures = world
-            .table
-            .checkpoints
-            .borrow()
-            .values()
-            .any(|text| text.contains("has_failures"));
+        let had_failures = keeps("has_failures");
         world.calls.set(0);
-        world.pages_left.set(pages);
+        *world.pages_left.borrow_mut() = pages.map_or_else(Vec::new, |pages| vec![pages; world.regions.len()]);
         world.trouble.set(trouble);
         world.has_refused.set(false);
-        world.has_changed.set(false);
-        world.is_disturbed.set(false);
+        // A token that an earlier run kept may be used after what has changed since.
+        world.has_changed.set(world.has_changed.get() && keeps("\"token\""));
+        world.is_disturbed.set(world.is_disturbed.get() && keeps("\"start\""));
         let process = world.random.index(self.processes.len());
         let outcome = self.handle(process, input).await;
         let has_struck = trouble.is_some() && world.trouble.take().is_none();
@@ -925,7 +930,7 @@ impl Simulation {
         let input = self.any_input();
         world.note(format!("two runs at once, {input}"));
         world.calls.set(0);
-        world.pages_left.set(None);
+        world.pages_left.borrow_mut().clear();
         world.interleaves.set(true);
         let none = json!({});
         let (first, second) = futures::join!(self.handle(0, &none), self.handle(1, &input));
@@ -951,7 +956,7 @@ impl Simulation {
             *instants.entry(finding.indexed).or_default() += 1;
         }
         let most = instants.values().max().copied().unwrap_or_default() / world.page;
-        let pages = u32::try_from((most + 4) * world.regions.len()).unwrap();
+        let pages = u32::try_from(most + 4).unwrap();
         for mode in ["incremental", "reconcile"] {
             let mut runs = 0;
             while !self.run(&json!({ "mode": mode }), Some(pages), None).await {

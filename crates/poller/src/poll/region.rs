@@ -73,7 +73,7 @@ where
         to_millisecond(self.clock.now())
     }
 
-    async fn kept(&mut self) -> Result<&mut Kept, AwsError> {
+    pub(super) async fn kept(&mut self) -> Result<&mut Kept, AwsError> {
         let kept = match self.kept.take() {
             Some(kept) => kept,
             None => self.table.load(&self.key, self.reader.pipeline.deadline).await?,

@@ -48,6 +48,24 @@ where
         self.sweep_if(|_, _| true, true).await
     }
 
+    /// Whether an earlier `reconcile` ran out of time in the region; also where that cannot be told.
+    pub async fn is_reconciling(&mut self) -> bool {
+        match self.kept().await.map(|kept| &kept.sweep) {
+            Ok(Ok(Some(sweep))) => sweep.pass.as_ref().is_some_and(|pass| pass.requested),
+            Ok(Ok(None)) => false,
+            Ok(Err(_)) | Err(_) => true,
+        }
+    }
+
+    /// What an earlier `reconcile` came to, which goes on in other regions.
+    pub async fn reconciled(&mut self) -> Swept {
+        let swept = self.sweep_if(|_, _| false, true).await;
+        Swept {
+            is_complete: swept.last_completed_at.is_some(),
+            ..swept
+        }
+    }
+
     async fn sweep_if(&mut self, is_due: impl FnOnce(&Sweep, Timestamp) -> bool, requested: bool) -> Swept {
         let mut swept = Swept::default();
         match self.kept_sweep().await {
