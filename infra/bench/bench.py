@@ -49,6 +49,8 @@ COMMANDS = {
     "containment": artifact("containment"),
 }
 POLLERS = ("ours", "boto3", "floor")
+# What one contender needs beside the settings of all.
+SETTINGS = {"containment": "BLOCKS_TABLE_NAME=blocks", "floor": "FLOOR_MORE_BYTES=0"}
 
 
 def run(contender: str, **options: Any) -> dict[str, Any]:
@@ -61,9 +63,12 @@ def run(contender: str, **options: Any) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+def setting_of(contender: str) -> dict[str, str]:
+    return {"env": SETTINGS[contender]} if contender in SETTINGS else {}
+
+
 def poll(contender: str, size: str, findings: int, more_bytes: int = 0, events: int = 1) -> dict[str, Any]:
-    # A sweep would read everything once more, which is no part of the comparison.
-    extra = {"env": f"FLOOR_MORE_BYTES={more_bytes}" if contender == "floor" else "SWEEP_HOURS=0"}
+    extra = {"env": f"FLOOR_MORE_BYTES={more_bytes}"} if contender == "floor" else {}
     report = run(
         contender,
         kilobytes=size,
@@ -123,14 +128,13 @@ def start_ups() -> dict[str, Any]:
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(STARTS):
         for name in COMMANDS:
-            extra = {"env": "FLOOR_MORE_BYTES=0"} if name == "floor" else {}
-            times[name].append(run(name, **extra)["start_ms"])
+            times[name].append(run(name, **setting_of(name))["start_ms"])
     return {name: {"median_ms": statistics.median(all_), "all_ms": all_} for name, all_ in times.items()}
 
 
 def event_overhead(size: str) -> int:
     """Bytes of an event beyond its finding."""
-    report = run("ours", kilobytes=size, findings=100, events=1, env="SWEEP_HOURS=0")
+    report = run("ours", kilobytes=size, findings=100, events=1)
     seen = report["invocations"][0]["seen"]
     return round(seen["body_bytes"] / seen["messages"]) - report["finding_bytes"]
 
@@ -178,7 +182,9 @@ def blocks() -> dict[str, Any]:
     request = json.loads((ROOT / "events" / "block-ip.json").read_text())
     results = {}
     for latency in (0, 50):
-        report = run("containment", latency_ms=latency, events=6, event=json.dumps(request))
+        report = run(
+            "containment", **setting_of("containment"), latency_ms=latency, events=6, event=json.dumps(request)
+        )
         for invocation in report["invocations"]:
             answer = invocation["answer"]
             if not (invocation["blocked"] and answer["status"] == "succeeded" and answer["verified"]):
