@@ -10,6 +10,7 @@ filter that lets everything pass.
 import json
 import secrets
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -217,8 +218,7 @@ def _order(criteria: list[dict[str, str]] | None) -> tuple[Callable[[Finding], A
         return None
     if len(criteria) != 1 or criteria[0].get("Field") != "UpdatedAt":
         raise _invalid_input("the stand-in sorts by UpdatedAt only")
-    earliest = datetime.min.replace(tzinfo=UTC)
-    return (lambda finding: finding.updated_at or earliest), criteria[0].get("SortOrder") == "desc"
+    return _time, criteria[0].get("SortOrder") == "desc"
 
 
 def _hub(backend: SecurityHubBackend) -> Any:
@@ -227,6 +227,8 @@ def _hub(backend: SecurityHubBackend) -> Any:
         backend.standin_findings = {}
         backend.standin_ocsf = {}
         backend.standin_tokens = {}
+        backend.standin_settled = True
+        backend.standin_by_time = {}
         backend.standin_calls = 0
         backend.standin_bucket = (BURST, time.monotonic())
     if not backend.enabled:
@@ -273,12 +275,31 @@ def _get_findings(self: SecurityHubResponse) -> str:
 
 def _found(hub: Any, filters: dict[str, Any], criteria: list[dict[str, str]] | None) -> list[Finding]:
     accepts, order = _predicate(filters), _order(criteria)
-    shown = filter(None, (finding.shown(hub.standin_calls) for finding in hub.standin_findings.values()))
-    found = [(finding.as_indexed(hub.standin_calls), finding) for finding in shown]
-    found = [(indexed, finding) for indexed, finding in found if accepts(indexed)]
-    if order:
-        found.sort(key=lambda both: order[0](both[0]), reverse=order[1])
-    return [finding for _, finding in found]
+    ranges = filters.get("UpdatedAt") or []
+    if not hub.standin_settled or order is None or order[1] or len(ranges) > 1:
+        shown = filter(None, (finding.shown(hub.standin_calls) for finding in hub.standin_findings.values()))
+        found = [(finding.as_indexed(hub.standin_calls), finding) for finding in shown]
+        found = [(indexed, finding) for indexed, finding in found if accepts(indexed)]
+        if order:
+            found.sort(key=lambda both: order[0](both[0]), reverse=order[1])
+        return [finding for _, finding in found]
+    # A backlog is read by as many queries as it has pages: what they have in common is looked up once.
+    others = {name: conditions for name, conditions in filters.items() if name != "UpdatedAt"}
+    by_time = hub.standin_by_time.setdefault(json.dumps(others, sort_keys=True), [])
+    if not by_time:
+        by_time += sorted(filter(_predicate(others), hub.standin_findings.values()), key=_time)
+    for limits in ranges:
+        start, end = _instant(limits["Start"]), _instant(limits["End"])
+        timed = bisect_right(by_time, _EARLIEST, key=_time)
+        return by_time[bisect_left(by_time, start, timed, key=_time) : bisect_right(by_time, end, timed, key=_time)]
+    return list(by_time)
+
+
+_EARLIEST = datetime.min.replace(tzinfo=UTC)
+
+
+def _time(finding: Finding) -> datetime:
+    return finding.updated_at or _EARLIEST
 
 
 def _import(hub: Any, raw: str) -> None:
@@ -286,7 +307,13 @@ def _import(hub: Any, raw: str) -> None:
     finding.shows_after = hub.standin_calls + settings.arrival
     finding.before = hub.standin_findings.get(finding.identity) if settings.index_lag else None
     finding.indexed_after = hub.standin_calls + settings.index_lag
-    hub.standin_findings[finding.identity] = finding
+    _put(hub, finding.identity, finding)
+
+
+def _put(hub: Any, identity: Any, finding: Finding) -> None:
+    hub.standin_findings[identity] = finding
+    hub.standin_settled &= not (settings.arrival or settings.index_lag or settings.update_arrival)
+    hub.standin_by_time.clear()
 
 
 def _batch_import_findings(self: SecurityHubResponse) -> str:
@@ -316,7 +343,7 @@ def _batch_update_findings(self: SecurityHubResponse) -> str:
         changed = found.updated(members)
         changed.before = found
         changed.shows_after = hub.standin_calls + settings.update_arrival
-        hub.standin_findings[identity] = changed
+        _put(hub, identity, changed)
         processed.append(identifier)
     return json.dumps({"ProcessedFindings": processed, "UnprocessedFindings": unprocessed})
 

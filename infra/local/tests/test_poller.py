@@ -117,11 +117,11 @@ def checkpoint(aws: local.StandIn, stack: local.Stack, name: str = "incremental"
 
 def let_sweep_be_due(aws: local.StandIn, stack: local.Stack) -> None:
     """As 6 hours later."""
-    item = checkpoint(aws, stack, "sweep")
-    for name in ("last_started_at", "last_completed_at"):
-        earlier = datetime.fromisoformat(item[name]["S"]) - timedelta(hours=6)
-        item[name]["S"] = earlier.isoformat().replace("+00:00", "Z")
-    put(aws, stack, item)
+    for item in [checkpoint(aws, stack, "sweep"), *items(aws, stack, "parked#")]:
+        for name in item.keys() & {"last_started_at", "last_completed_at", "offered_at"}:
+            earlier = datetime.fromisoformat(item[name]["S"]) - timedelta(hours=6)
+            item[name]["S"] = earlier.isoformat().replace("+00:00", "Z")
+        put(aws, stack, item)
 
 
 def recent(number: int, **more: Any) -> str:
