@@ -229,5 +229,5 @@ def test_the_cost_adds_up() -> None:
     section = (local.ROOT / "README.md").read_text().partition("## Cost")[2].partition("\n## ")[0]
     amounts = [float(amount) for amount in re.findall(r"^\| (?!\*\*).+\| (\d+\.\d\d) \|$", section, re.MULTILINE)]
     (total,) = re.findall(r"\| \*\*(\d+\.\d\d)\*\* \|", section)
-    assert len(amounts) == 5
+    assert len(amounts) == 7
     assert round(sum(amounts), 2) == float(total)
