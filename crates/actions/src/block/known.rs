@@ -368,6 +368,10 @@ mod tests {
         }
     }
 
+    fn revoke() -> Step {
+        block(&[]).revoke()
+    }
+
     fn numbers(entries: &BTreeSet<DenyEntry>) -> Vec<u16> {
         entries.iter().map(|entry| entry.number).collect()
     }
@@ -407,13 +411,7 @@ mod tests {
         let steps_from = known.without_gone(&late);
         assert!(!steps_from.shows(&entry(1)) && !steps_from.shows(&entry(2)) && steps_from.rule.is_none());
         assert!(known.is_shown_by(&seen(true, &[1])));
-        known.note(
-            &Step::Revoke {
-                group: block(&[]).group,
-                rule: entry(1).rule,
-            },
-            true,
-        );
+        known.note(&revoke(), true);
         assert!(known.over(&seen(true, &[1])).rule.is_none());
         assert!(known.without_gone(&seen(true, &[1])).rule.is_none());
         assert_eq!(known.gone().map(|entry| entry.number).collect::<Vec<_>>(), [2]);
@@ -445,8 +443,9 @@ mod tests {
         // What is undone is no change.
         known.note(&remove(3), true);
         known.note(&add(1), true);
+        known.note(&revoke(), true);
         let changed = known.changed(&before, &block(&[1, 2]), &seen(false, &[1, 2]));
-        assert_eq!((numbers(&changed.added), numbers(&changed.removed)), (vec![], vec![]));
+        assert_eq!((changed.any(), changed), (false, Changed::default()));
     }
 
     #[test]
@@ -475,20 +474,16 @@ mod tests {
 
     #[test]
     fn the_first_answer_corrects_what_a_late_read_said() {
-        let mut before = Before::of("r-1", &block(&[1, 2]), &seen(true, &[1, 2]), &[]);
+        let mut before = Before::of("r-1", &block(&[1, 2, 4]), &seen(true, &[1, 2, 4]), &[]);
         before.correct(&add(1), true);
         before.correct(&remove(2), false);
         before.correct(&remove(3), true);
         before.correct(&authorize(), true);
         let stood: Vec<u16> = before.entries.iter().map(|placed| placed.number).collect();
-        assert_eq!((stood, before.rule), (vec![3], false));
+        assert_eq!((stood, before.rule), (vec![4, 3], false));
         before.correct(&add(3), false);
-        assert_eq!(before.entries.len(), 1);
-        let revoke = Step::Revoke {
-            group: block(&[]).group,
-            rule: entry(1).rule,
-        };
-        before.correct(&revoke, true);
+        assert_eq!(before.entries.len(), 2);
+        before.correct(&revoke(), true);
         assert!(before.rule);
     }
 
