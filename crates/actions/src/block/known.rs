@@ -418,6 +418,31 @@ mod tests {
     }
 
     #[test]
+    fn each_change_alone_is_one() {
+        let entries = || BTreeSet::from([entry(1)]);
+        let none = Changed::default;
+        let alone = [
+            Changed {
+                added: entries(),
+                ..none()
+            },
+            Changed {
+                removed: entries(),
+                ..none()
+            },
+            Changed {
+                rule_added: true,
+                ..none()
+            },
+            Changed {
+                rule_removed: true,
+                ..none()
+            },
+        ];
+        assert!(alone.iter().all(Changed::any) && !none().any());
+    }
+
+    #[test]
     fn a_number_that_is_taken_says_nothing_unless_the_entry_was_added_before() {
         let mut known = Known::default();
         known.note(&add(1), false);
@@ -427,6 +452,26 @@ mod tests {
         assert_eq!(known.of(&entry(1)), Some(true));
         known.forget(&add(1));
         assert_eq!(known.of(&entry(1)), None);
+        // One that was removed, and whose number is taken again
+        known.note(&remove(1), true);
+        known.note(&add(1), false);
+        assert_eq!(known.of(&entry(1)), None);
+    }
+
+    #[test]
+    fn the_rule_s_first_answer_is_told_from_later_ones() {
+        let mut known = Known::default();
+        assert!(known.is_first_answer(&authorize()));
+        known.note(&authorize(), false);
+        assert!(
+            !known.is_first_answer(&revoke()),
+            "an answer told of it, though no call changed it"
+        );
+        let mut failed = Known::default();
+        failed.forget(&revoke());
+        assert!(!failed.is_first_answer(&authorize()), "a call may have changed it");
+        known.note(&remove(1), false);
+        assert!(!known.is_first_answer(&add(1)));
     }
 
     #[test]
