@@ -411,6 +411,7 @@ mod tests {
         let steps_from = known.without_gone(&late);
         assert!(!steps_from.shows(&entry(1)) && !steps_from.shows(&entry(2)) && steps_from.rule.is_none());
         assert!(known.is_shown_by(&seen(true, &[1])));
+        assert!(!known.is_shown_by(&seen(true, &[])) && !known.is_shown_by(&seen(false, &[1])));
         known.note(&revoke(), true);
         assert!(known.over(&seen(true, &[1])).rule.is_none());
         assert!(known.without_gone(&seen(true, &[1])).rule.is_none());
@@ -491,6 +492,24 @@ mod tests {
         known.note(&revoke(), true);
         let changed = known.changed(&before, &block(&[1, 2]), &seen(false, &[1, 2]));
         assert_eq!((changed.any(), changed), (false, Changed::default()));
+    }
+
+    #[test]
+    fn a_rule_that_is_taken_away_and_put_back_is_no_change() {
+        let mut known = Known::default();
+        known.note(&revoke(), true);
+        known.note(&authorize(), true);
+        for stood in [true, false] {
+            let before = Before::of("r-1", &block(&[]), &seen(stood, &[]), &[]);
+            let changed = known.changed(&before, &block(&[]), &seen(true, &[]));
+            assert_eq!((changed.rule_added, changed.rule_removed), (!stood, false));
+        }
+        let untouched = Known::default();
+        let before = Before::of("r-1", &block(&[]), &seen(false, &[]), &[]);
+        assert!(
+            !untouched.changed(&before, &block(&[]), &seen(true, &[])).any(),
+            "another's"
+        );
     }
 
     #[test]
