@@ -373,8 +373,7 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Run<'_, N, T, S, C> {
                 Ok(change) => self.note(step, change, work),
                 Err(error) => {
                     tracing::warn!(group = %self.lease.group, %error, "could not {step}");
-                    if !matches!(error.kind, ErrorKind::Rejected | ErrorKind::AccessDenied) {
-                        // It may have been carried out all the same.
+                    if may_be_carried_out(error.kind) {
                         work.known.forget(step);
                         work.settled_at = self.clock.now() + LAG;
                     }
@@ -494,6 +493,18 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Run<'_, N, T, S, C> {
             self.read_back(work).await?;
         }
         Ok(())
+    }
+}
+
+/// Whether a call that failed so may have been carried out all the same. One that was throttled may have been, by an
+/// attempt before the last.
+fn may_be_carried_out(kind: ErrorKind) -> bool {
+    match kind {
+        ErrorKind::Throttled | ErrorKind::Unreachable | ErrorKind::OutOfTime => true,
+        ErrorKind::Rejected
+        | ErrorKind::AccessDenied
+        | ErrorKind::CredentialsRefused
+        | ErrorKind::ExpiredCredentials => false,
     }
 }
 
