@@ -294,6 +294,10 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Run<'_, N, T, S, C> {
 
     /// As [`Run::finish`], where something else has failed: if that fails too, the lease ends by itself.
     pub(crate) async fn release(&self, work: &mut Work) {
+        if !work.known.is_shown_by(&work.seen) {
+            // Where EC2 shows it already, the next attempt has nothing to wait for.
+            let _ = self.read_back(work).await;
+        }
         if let Err(error) = self.finish(work).await {
             tracing::warn!(group = %self.lease.group, %error, "the lease could not be released; it ends with the invocation");
         }
