@@ -993,10 +993,16 @@ class TestFront:
             aws_secret_access_key="standin",
             config=Config(retries={"total_max_attempts": 1}, read_timeout=1),
         )
-        sqs.list_queues()
-        aws.forget_connections()
-        with pytest.raises(ReadTimeoutError):
+        for _ in range(5):
             sqs.list_queues()
+            aws.forget_connections()
+            try:
+                sqs.list_queues()
+            except ReadTimeoutError:
+                break
+            # The client had opened another connection meanwhile.
+        else:
+            pytest.fail("no connection was forgotten")
         # A new one is not.
         sqs.list_queues()
 
