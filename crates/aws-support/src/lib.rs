@@ -4,6 +4,7 @@
 //! What it guarantees: no call outlives the invocation ([`deadline`]), and every error says whether a retry can help
 //! ([`error::ErrorKind`]).
 
+pub mod capture;
 pub mod clock;
 pub mod credentials;
 pub mod deadline;

@@ -1,11 +1,9 @@
 //! Findings of Security Hub, in both of its formats.
 //!
-//! A finding is read as JSON, and not by the SDK: of its type one member of another kind than expected fails the whole
-//! answer, and its code needs more stack than a function has in a debug build. So `Capture` takes the body of a good
-//! answer before the SDK reads it.
+//! A finding is read as JSON, and not by the SDK: see [`aws_support::capture`].
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use actions::writeback::{Finding, FindingKey, Product, UPDATED_BY, Update};
 use aws_config::SdkConfig;
@@ -15,14 +13,7 @@ use aws_sdk_securityhub::types::{
     BatchUpdateFindingsV2UnprocessedFindingErrorCode, CompositeFilter, NoteUpdate, OcsfFindingFilters, OcsfStringField,
     OcsfStringFilter, StringFilter, StringFilterComparison, VerificationState, WorkflowStatus, WorkflowUpdate,
 };
-use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
-};
-use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
-use aws_smithy_runtime_api::client::result::ConnectorError;
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
-use aws_smithy_types::body::SdkBody;
-use aws_smithy_types::byte_stream::ByteStream;
+use aws_support::capture::Capture;
 use aws_support::credentials::StaticKey;
 use aws_support::{AwsError, Deadline, ErrorKind, call};
 use aws_text::Region;
@@ -117,9 +108,9 @@ impl SecurityHub {
             .build();
         let capture = self.capture()?;
         let request = client.get_findings().filters(filters).max_results(100);
-        let request = request.customize().config_override(capture.config());
+        let request = request.customize().config_override(captured_by(&capture));
         call(GET_FINDINGS, deadline, request.send()).await?;
-        Ok(capture.findings()?.iter().map(of_asff).collect())
+        Ok(findings(&capture)?.iter().map(of_asff).collect())
     }
 
     async fn find_ocsf(&self, client: &Client, uid: &str, deadline: &Deadline) -> Result<Vec<Finding>, AwsError> {
@@ -137,9 +128,9 @@ impl SecurityHub {
             .build();
         let capture = self.capture()?;
         let request = client.get_findings_v2().filters(filters).max_results(100);
-        let request = request.customize().config_override(capture.config());
+        let request = request.customize().config_override(captured_by(&capture));
         call(GET_FINDINGS, deadline, request.send()).await?;
-        Ok(capture.findings()?.iter().map(of_ocsf).collect())
+        Ok(findings(&capture)?.iter().map(of_ocsf).collect())
     }
 
     fn capture(&self) -> Result<Capture, AwsError> {
@@ -147,10 +138,7 @@ impl SecurityHub {
             .config
             .http_client()
             .ok_or_else(|| unreadable("there is no HTTP client"))?;
-        Ok(Capture {
-            inner,
-            body: Arc::default(),
-        })
+        Ok(Capture::new(inner))
     }
 }
 
@@ -187,66 +175,21 @@ fn of_ocsf(finding: &Value) -> Finding {
     }
 }
 
-/// Keeps the body of one call's good answer, and hands the SDK one without findings.
-#[derive(Clone, Debug)]
-struct Capture {
-    inner: SharedHttpClient,
-    body: Arc<Mutex<Option<Vec<u8>>>>,
-}
-
 #[derive(Deserialize)]
 struct Page {
     #[serde(rename = "Findings")]
     findings: Vec<Value>,
 }
 
-impl Capture {
-    fn config(&self) -> aws_sdk_securityhub::config::Builder {
-        aws_sdk_securityhub::config::Builder::default().http_client(self.clone())
-    }
-
-    fn findings(&self) -> Result<Vec<Value>, AwsError> {
-        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let page: Page = serde_json::from_slice(&body.unwrap_or_default())
-            .map_err(|error| unreadable(&format!("the answer cannot be read: {error}")))?;
-        Ok(page.findings)
-    }
+/// The findings of a captured answer.
+fn findings(capture: &Capture) -> Result<Vec<Value>, AwsError> {
+    let page: Page = serde_json::from_slice(&capture.take().unwrap_or_default())
+        .map_err(|error| unreadable(&format!("the answer cannot be read: {error}")))?;
+    Ok(page.findings)
 }
 
-impl HttpClient for Capture {
-    fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
-        SharedHttpConnector::new(CapturingConnector {
-            inner: self.inner.http_connector(settings, components),
-            body: Arc::clone(&self.body),
-        })
-    }
-}
-
-#[derive(Debug)]
-struct CapturingConnector {
-    inner: SharedHttpConnector,
-    body: Arc<Mutex<Option<Vec<u8>>>>,
-}
-
-impl HttpConnector for CapturingConnector {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let (inner, kept) = (self.inner.clone(), Arc::clone(&self.body));
-        HttpConnectorFuture::new(async move {
-            let mut answer = inner.call(request).await?;
-            if answer.status().is_success() {
-                // A body cut short is an I/O error, which the SDK retries.
-                let bytes = ByteStream::new(answer.take_body())
-                    .collect()
-                    .await
-                    .map_err(|error| ConnectorError::io(error.into()))?
-                    .into_bytes();
-                *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes.into());
-                *answer.body_mut() = SdkBody::from(r#"{"Findings":[]}"#);
-                answer.headers_mut().remove("content-length");
-            }
-            Ok(answer)
-        })
-    }
+fn captured_by(capture: &Capture) -> aws_sdk_securityhub::config::Builder {
+    aws_sdk_securityhub::config::Builder::default().http_client(capture.clone())
 }
 
 async fn update_asff(
@@ -324,6 +267,7 @@ fn confirmed(is_processed: bool) -> Result<Updated, AwsError> {
 
 #[cfg(test)]
 mod tests {
+    use aws_smithy_types::body::SdkBody;
     use std::time::Duration;
 
     use actions::Asked;

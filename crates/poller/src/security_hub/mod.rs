@@ -1,6 +1,5 @@
 //! Security Hub, with findings taken as text.
 
-pub mod capture;
 pub mod query;
 pub mod rate;
 pub mod v1;

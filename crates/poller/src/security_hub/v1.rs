@@ -12,12 +12,12 @@ use aws_sdk_securityhub::types::{
     AwsSecurityFindingFilters, DateFilter, SortCriterion, SortOrder, StringFilter, StringFilterComparison,
 };
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_support::capture::Capture;
 use aws_support::credentials::{Refresh, StaticKey};
 use aws_support::{AwsError, Deadline, ErrorKind, call};
 use aws_text::Region;
 
 use super::FindingSource;
-use super::capture::Capture;
 use super::query::Query;
 use super::rate::Gate;
 
@@ -106,7 +106,9 @@ impl SecurityHub {
                     .timeout_config(attempt.build()),
             );
         call(GET_FINDINGS, deadline, request.send()).await?;
-        capture.take().ok_or_else(|| no_page("the answer has no body"))
+        let body = capture.take().ok_or_else(|| no_page("the answer has no body"))?;
+        // JSON is UTF-8. Should one finding hold bytes that are not, they become U+FFFD: SQS takes nothing else.
+        Ok(String::from_utf8(body).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
     }
 }
 

@@ -1,8 +1,9 @@
-//! Takes the body of an answer before the SDK reads it.
+//! Takes the body of an answer of Security Hub before the SDK reads it.
 //!
-//! The SDK reads a page into types that drop what they do not know, and one member of the wrong type fails the whole
-//! page. `Capture` stands between the SDK and its HTTP client for one call, keeps the body of a good answer, and hands the
-//! SDK an empty page. Everything else about the call — signing, time-outs, errors — stays the SDK's.
+//! The SDK reads findings into types that drop what they do not know, one member of another type than expected fails the
+//! whole answer, and that code needs more stack than a function has in a debug build. `Capture` stands between the SDK
+//! and its HTTP client for one call, keeps the body of a good answer, and hands the SDK one without findings. Everything
+//! else about the call — signing, time-outs, errors — stays the SDK's.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,20 +18,24 @@ use aws_smithy_types::byte_stream::ByteStream;
 
 /// Keeps the body of one call's answer.
 #[derive(Clone, Debug)]
-pub(super) struct Capture {
+pub struct Capture {
     inner: SharedHttpClient,
-    body: Arc<Mutex<Option<String>>>,
+    body: Arc<Mutex<Option<Vec<u8>>>>,
 }
 
 impl Capture {
-    pub(super) fn new(inner: SharedHttpClient) -> Self {
+    /// Calls with this client.
+    #[must_use]
+    pub fn new(inner: SharedHttpClient) -> Self {
         Self {
             inner,
             body: Arc::default(),
         }
     }
 
-    pub(super) fn take(&self) -> Option<String> {
+    /// The body, where there was a good answer.
+    #[must_use]
+    pub fn take(&self) -> Option<Vec<u8>> {
         self.body.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -47,13 +52,12 @@ impl HttpClient for Capture {
 #[derive(Debug)]
 struct CapturingConnector {
     inner: SharedHttpConnector,
-    body: Arc<Mutex<Option<String>>>,
+    body: Arc<Mutex<Option<Vec<u8>>>>,
 }
 
 impl HttpConnector for CapturingConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let inner = self.inner.clone();
-        let kept = Arc::clone(&self.body);
+        let (inner, kept) = (self.inner.clone(), Arc::clone(&self.body));
         HttpConnectorFuture::new(async move {
             let mut answer = inner.call(request).await?;
             if answer.status().is_success() {
@@ -63,10 +67,7 @@ impl HttpConnector for CapturingConnector {
                     .await
                     .map_err(|error| ConnectorError::io(error.into()))?
                     .into_bytes();
-                // JSON is UTF-8. Should one finding hold bytes that are not, they become U+FFFD: SQS takes nothing else.
-                let text = String::from_utf8(bytes.into())
-                    .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
-                *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+                *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes.into());
                 *answer.body_mut() = SdkBody::from(r#"{"Findings":[]}"#);
                 answer.headers_mut().remove("content-length");
             }
