@@ -119,8 +119,6 @@ pub struct Comparison {
     pub denies_traffic: bool,
     /// Network ACLs concerned that have none
     pub open: Vec<NetworkAclId>,
-    /// Entries of the block that do not show. They are gone, or EC2 lags behind
-    pub unseen: Vec<DenyEntry>,
     /// Why an entry can be added nowhere
     pub refused: Vec<Refusal>,
     /// A rule that should not stand and cannot be revoked, for its list lost the tag
@@ -150,7 +148,6 @@ impl Comparison {
             standing: Vec::new(),
             denies_traffic: false,
             open: Vec::new(),
-            unseen: Vec::new(),
             refused: Vec::new(),
             rule_left: None,
         }
@@ -319,8 +316,6 @@ fn surplus_entry(block: &Block, placed: &Placed, acl: &NetworkAcl, theirs: &[&Pl
     comparison.entries.push(placed.clone());
     if acl.denies_at(placed.number, &block.rule) {
         comparison.then.push(Step::RemoveDeny(placed.entry(block.rule)));
-    } else {
-        comparison.unseen.push(placed.entry(block.rule));
     }
 }
 
@@ -332,14 +327,9 @@ fn remove_entries(block: &Block, seen: &Seen, others: &[Block], comparison: &mut
         }
         comparison.entries.push(placed.clone());
         let entry = placed.entry(block.rule);
-        match acl_of(seen, &placed.acl) {
-            Some(acl) if acl.denies_at(placed.number, &block.rule) => {
-                comparison.standing.push(entry.clone());
-                comparison.steps.push(Step::RemoveDeny(entry));
-            }
-            // Another entry has the number: ours is gone.
-            Some(acl) if !acl.is_free(placed.number) => {}
-            _ => comparison.unseen.push(entry),
+        if seen.shows(&entry) {
+            comparison.standing.push(entry.clone());
+            comparison.steps.push(Step::RemoveDeny(entry));
         }
     }
 }

@@ -218,12 +218,6 @@ impl Block {
         self.renews.as_ref().unwrap_or(&self.terms)
     }
 
-    /// The newest request is still on its way.
-    #[must_use]
-    pub fn is_pending_for(&self, request_id: &str) -> bool {
-        self.state == State::Pending && self.terms.request_id == request_id
-    }
-
     /// Whether the block ended so long ago that its schedule should have lifted it.
     #[must_use]
     pub fn is_overdue(&self, now: Timestamp) -> bool {

@@ -82,13 +82,6 @@ impl RecordedRule {
         self.tags.get(REQUEST_ID).map(String::as_str)
     }
 
-    /// Whether the request with this id added the rule, by the rule's description.
-    #[must_use]
-    pub fn was_added_by(&self, request_id: &str) -> bool {
-        let start: String = description_start(request_id).chars().take(MAX_DESCRIPTION).collect();
-        self.description.starts_with(&start)
-    }
-
     /// When the block ends by itself.
     #[must_use]
     pub fn expires_at(&self) -> Option<Timestamp> {
@@ -248,18 +241,5 @@ mod tests {
         let odd = description(&terms(&format!("r\"<é{}", "x".repeat(250)), Some("\"\n"), None));
         assert!(odd.starts_with("aisoc block added by request_id=r___xxx"));
         assert_eq!(odd.chars().count(), 255);
-    }
-
-    #[test]
-    fn a_rule_knows_who_added_it() {
-        let rule = |id: &str| RecordedRule {
-            description: description(&terms(id, None, None)),
-            ..RecordedRule::default()
-        };
-        assert!(rule("r-1").was_added_by("r-1"));
-        assert!(!rule("r-1").was_added_by("r-"));
-        assert!(!rule("r-1").was_added_by("r-11"));
-        let long = "x".repeat(256);
-        assert!(rule(&long).was_added_by(&long));
     }
 }

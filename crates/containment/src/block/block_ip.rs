@@ -83,7 +83,7 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
                 schedule => (schedule.into_iter().collect(), Vec::new()),
             };
             let converged = run.converge(&mut work, Aim::Newest, first, then).await;
-            return self.finish_block(work, converged, is_renewal, details).await;
+            return self.finish_block(work, converged, details).await;
         }
     }
 
@@ -91,7 +91,6 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
         &self,
         mut work: Work,
         converged: Result<bool, Stop>,
-        is_renewal: bool,
         details: &mut Details,
     ) -> Result<End, Failure> {
         let run = &self.run;
@@ -128,7 +127,7 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
             let close = Some(self.close(self.in_force(&work), work));
             return Err(Failure { close, ..failure });
         }
-        self.roll_back(work, stop, is_renewal, details).await
+        self.roll_back(work, stop, details).await
     }
 
     /// The block as the table is to have it once the result is sent.
@@ -142,15 +141,10 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
     }
 
     /// Removes what a block placed that cannot be made, and gives an older one that it renewed back its terms.
-    async fn roll_back(
-        &self,
-        mut work: Work,
-        stop: Stop,
-        is_renewal: bool,
-        details: &mut Details,
-    ) -> Result<End, Failure> {
+    async fn roll_back(&self, mut work: Work, stop: Stop, details: &mut Details) -> Result<End, Failure> {
         let (run, id) = (&self.run, &self.request.request_id);
         let now = run.clock.now();
+        let is_renewal = work.block.renews.is_some();
         let unschedule = work.block.unschedule();
         work.block = work.block.rolled_back();
         let schedule = if is_renewal {
@@ -237,9 +231,7 @@ impl<N: Network, T: Blocks, S: Schedules, C: Clock> Job<'_, N, T, S, C> {
             Ok(false) => return Stop::Busy.into(),
             Err(stop) => return stop.into(),
         }
-        let is_renewal = work.block.renews.is_some();
-        let rolled_back = self.roll_back(work, Stop::Refused(refusal), is_renewal, details);
-        match rolled_back.await {
+        match self.roll_back(work, Stop::Refused(refusal), details).await {
             Err(failure) => failure,
             Ok(_) => Stop::Busy.into(),
         }

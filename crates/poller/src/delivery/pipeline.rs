@@ -206,36 +206,27 @@ impl<S: EventSink, T: DeliveredItems + ParkedEvents, C: Clock> Pipeline<'_, S, T
         let mut noted = self.parking.forget(self.table, &delivery.confirmed, &late).await;
         for refused in delivery.refused {
             let (table, region, run) = (self.table, self.region, self.run);
-            match self
+            let refusal = self
                 .parking
                 .note_refusal(table, &refused, region, run, now, &late)
-                .await
-            {
-                Ok(true) => {
-                    counts.events_parked += 1;
-                    tracing::error!(
-                        %region,
-                        event_id = %refused.event_id,
-                        finding_id = refused.finding_id,
-                        code = refused.code,
-                        reason = refused.message,
-                        "event parked"
-                    );
-                    continue;
-                }
-                Ok(false) => {}
-                Err(error) => noted = noted.and(Err(error)),
-            }
+                .await;
+            let is_parked = *refusal.as_ref().unwrap_or(&false);
             tracing::error!(
                 %region,
                 event_id = %refused.event_id,
                 finding_id = refused.finding_id,
                 code = refused.code,
                 reason = refused.message,
-                "SQS did not take the event"
+                "{}",
+                if is_parked { "event parked" } else { "SQS did not take the event" }
             );
-            all_delivered = false;
-            counts.refused.push(refused);
+            noted = noted.and(refusal.map(|_| ()));
+            if is_parked {
+                counts.events_parked += 1;
+            } else {
+                all_delivered = false;
+                counts.refused.push(refused);
+            }
         }
         recorded?;
         noted?;
