@@ -357,7 +357,7 @@ def _get_findings_v2(self: SecurityHubResponse) -> str:
         if (asked["FieldName"], asked["Filter"]["Comparison"]) != ("metadata.uid", "EQUALS"):
             raise ValueError(asked)
     except (KeyError, ValueError):
-        message = "the stand-in finds findings of V2 by their metadata.uid only"
+        message = "the emulator finds findings of V2 by their metadata.uid only"
         raise SecurityHubClientError("ValidationException", message) from None
     found = hub.standin_ocsf.get(asked["Filter"]["Value"])
     return '{"Findings": [' + (found or "") + "]}"
